@@ -1,0 +1,76 @@
+# Targets for people and for CI; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+ENVIRONMENT ?= sandbox
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.complete ## Create the Python environment from the hashed locks (again only when they change)
+
+$(VENV)/.complete: requirements/test.txt
+	@echo "Setting up the Python environment (about 30 s) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+.PHONY: engine
+engine: ## Make sure of a Docker engine and the test host image
+	@scripts/engine.sh
+	@scripts/test-image.sh
+
+.PHONY: artifacts
+artifacts: setup ## Fill the artifact store (TOOL=name for one of them)
+	@$(BIN)/python -m artifacts.store ensure $(TOOL)
+
+.PHONY: pin
+pin: setup ## Add a version to the catalogue: make pin TOOL=x VERSION=y
+	@$(BIN)/python -m artifacts.store pin "$(TOOL)" "$(VERSION)"
+
+.PHONY: sandbox
+sandbox: setup engine ## Create or update the sandbox and prove that it works
+	@$(BIN)/python scripts/sandbox.py up
+
+.PHONY: sandbox-down
+sandbox-down: setup ## Remove the sandbox and everything it made
+	@$(BIN)/python scripts/sandbox.py down
+
+.PHONY: doctor
+doctor: setup ## Print the health of a platform (ENVIRONMENT=sandbox)
+	@$(BIN)/ansible-playbook playbooks/doctor.yml -i inventories/$(ENVIRONMENT)
+
+.PHONY: lint
+lint: setup ## Check style and the repository's own rules
+	@$(BIN)/python scripts/lint.py
+
+.PHONY: unit
+unit: setup ## Run the Python tests
+	@$(BIN)/pytest --cov --cov-fail-under=90
+
+.PHONY: test
+test: setup engine ## Run everything: lint, unit tests and scenarios (ROLE=name for one scenario)
+	@$(BIN)/python scripts/run_tests.py $(ROLE)
+
+.PHONY: bench
+bench: setup engine ## Measure and write bench/results/
+	@$(BIN)/python tests/bench/run.py
+
+.PHONY: lock
+lock: setup ## Renew the hashed Python locks
+	@scripts/lock.sh
+
+.PHONY: clean
+clean: sandbox-down ## Remove the sandbox, test hosts and the Python environment; the artifact store stays
+	@docker ps -aq --filter name=n8n-platform- | xargs -r docker rm -f >/dev/null
+	@rm -rf $(VENV) .cache
