@@ -187,8 +187,8 @@ def n8n_sizing(
         parts = ", ".join(f"{name}: {size}" for name, size in reserved.items())
         raise AnsibleFilterError(
             f"n8n does not fit this host: it needs {needed} of {host.usable_mb} MiB ({parts}). "
-            f"Workers that fit: {room}. Lower platform_n8n_workers or platform_n8n_webhooks, add memory or move components "
-            f"to other hosts."
+            f"Workers that fit: {room}. Lower platform_n8n_workers or platform_n8n_webhooks, add memory or move "
+            f"components to other hosts."
         )
     main = min(2048, max(N8N_MAIN_MB, int(host.usable_mb * 0.18)))
     webhook = min(1024, max(N8N_WEBHOOK_MB, host.usable_mb // 20))
