@@ -58,9 +58,26 @@ def unit_sandbox(overrides: Mapping[str, Any] | None = None) -> str:
     return "\n".join(lines)
 
 
+def environment_file(variables: Mapping[str, Any]) -> str:
+    """Return variables as lines of a systemd ``EnvironmentFile``, sorted by name, quoted so that any value survives.
+
+    Booleans become ``true`` and ``false``; variables that are empty or ``None`` are left out, as if unset.
+
+    Example: ``{{ {'A': 'b "c" $d'} | dealscale.n8n_platform.environment_file }}`` gives ``A="b \\"c\\" $d"``.
+    """
+    lines = []
+    for name, value in sorted(variables.items()):
+        if value is None or value == "":
+            continue
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+        lines.append(f'{name}="{quoted}"')
+    return "\n".join(lines)
+
+
 class FilterModule:
     """Filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"unit_sandbox": unit_sandbox}
+        return {"environment_file": environment_file, "unit_sandbox": unit_sandbox}

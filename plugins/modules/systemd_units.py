@@ -28,7 +28,7 @@ options:
     description: Glob of instances; those that match and are not in O(units) are disabled and stopped (they may drain).
     type: str
   serial:
-    description: Restart one unit after the other, each ready before the next begins.
+    description: Restart running units one after the other, each ready before the next begins; idle ones start together.
     type: bool
     default: false
   ready:
@@ -181,13 +181,15 @@ def main() -> None:
         units.systemctl("stop", *stop)
     if enable:
         units.systemctl("enable", "--quiet", *enable)
-    verb = "restart" if state == "restarted" else "start"
-    for batch in [[name] for name in start] if module.params["serial"] else [start]:
-        if batch:
-            units.systemctl(verb, *batch)
-            if module.params["serial"]:
-                probes = {name: ready[name] for name in batch if name in ready}
-                units.wait(probes, time.monotonic() + module.params["timeout"])
+    idle = [name for name in start if name not in active]
+    busy = [name for name in start if name in active]
+    if idle:
+        units.systemctl("start", *idle)
+    for batch in [[name] for name in busy] if module.params["serial"] else [busy] * bool(busy):
+        units.systemctl("restart", *batch)
+        if module.params["serial"]:
+            probes = {name: ready[name] for name in batch if name in ready}
+            units.wait(probes, time.monotonic() + module.params["timeout"])
     units.wait(ready, time.monotonic() + module.params["timeout"])
     module.exit_json(**result)
 
