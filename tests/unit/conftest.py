@@ -91,7 +91,7 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleResult]:
     """Return ``run_module(module, arguments, check=False, diff=False)``, which gives the module's JSON.
 
     The arguments go through the module's own argument_spec and the result through Ansible's own output, ``no_log``
-    scrubbing included. A module that fails returns ``{"failed": True, "msg": ...}`` like any other result; one that
+    scrubbing included; warnings are plain texts. A module that fails returns ``{"failed": True, "msg": ...}`` like any other result; one that
     raises lets the exception through.
     """
 
@@ -107,6 +107,9 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleResult]:
             module.main()
         *printed, last = output.getvalue().strip().splitlines()
         result = ModuleResult(json.loads(last))
+        for key in ("warnings", "deprecations"):
+            if key in result:
+                result[key] = [summary["event"]["msg"] for summary in result[key]]
         result.output = "\n".join(printed)
         assert (ended.value.code != 0) == bool(result.get("failed")), result
         return result
