@@ -91,8 +91,8 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleResult]:
     """Return ``run_module(module, arguments, check=False, diff=False)``, which gives the module's JSON.
 
     The arguments go through the module's own argument_spec and the result through Ansible's own output, ``no_log``
-    scrubbing included; warnings are plain texts. A module that fails returns ``{"failed": True, "msg": ...}`` like any other result; one that
-    raises lets the exception through.
+    scrubbing included; warnings are plain texts. A module that fails returns ``{"failed": True, "msg": ...}`` like any
+    other result; one that raises lets the exception through.
     """
 
     def run(
