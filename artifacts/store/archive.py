@@ -39,8 +39,9 @@ def sha256_of(path: Path, tick: Callable[[int], None] | None = None) -> str:
 
 
 def unpack(archive: Path, target: Path, files: Mapping[str, str]) -> None:
-    """Take ``files`` (path in the archive -> path below ``target``; a trailing slash means a directory) out of a zip or tar.
+    """Take ``files`` out of a zip or tar.
 
+    They are given as path in the archive -> path below ``target``; a trailing slash means a directory.
     Entries that would land outside ``target`` are refused, and so are device files.
     An archive that lacks one of the wanted paths is an error: it is not the archive the catalogue was written for.
     """
@@ -92,7 +93,7 @@ def _opened(handle: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _destination(name: str, wanted: Mapping[str, str]) -> tuple[str, str | None]:
-    """The rule that applies to an entry and the path it goes to, or None if the entry is not wanted."""
+    """Return the rule that applies to an entry and the path it goes to, or None if the entry is not wanted."""
     name = name.removeprefix("./")
     for source, destination in wanted.items():
         if name == source:
@@ -102,9 +103,7 @@ def _destination(name: str, wanted: Mapping[str, str]) -> tuple[str, str | None]
     return "", None
 
 
-def _extract(
-    target: Path, destination: str, mode: int, link: str | None, open_member: Callable[[], IO[bytes]]
-) -> None:
+def _extract(target: Path, destination: str, mode: int, link: str | None, open_member: Callable[[], IO[bytes]]) -> None:
     path = _inside(target, destination)
     root = target.resolve()
     parent = path.parent.resolve()  # follows links that came earlier in the archive
@@ -148,13 +147,14 @@ def prune(tree: Path, patterns: list[str], keep: list[str]) -> tuple[int, int]:
             size += os.lstat(path).st_size
             os.unlink(path)
         removed += len(doomed)
-        if len(doomed) == len(files) and prefix and not any(os.path.lexists(os.path.join(directory, d)) for d in subdirectories):
+        left = [name for name in subdirectories if os.path.lexists(os.path.join(directory, name))]
+        if prefix and not left and len(doomed) == len(files):
             os.rmdir(directory)
     return removed, size
 
 
 def _matcher(patterns: list[str]) -> Callable[[str, str], bool]:
-    """A fast test of (file name, path) against many patterns: a release has 150,000 files."""
+    """Return a fast test of (file name, path) against many patterns: a release has 150,000 files."""
 
     def compiled(some: list[str]) -> re.Pattern[str] | None:
         return re.compile("|".join(f"(?:{fnmatch.translate(pattern)})" for pattern in some)) if some else None
@@ -247,3 +247,13 @@ def _add(tar: tarfile.TarFile, tree: Path, relative: str) -> None:
         info.size, info.mode = status.st_size, 0o755 if status.st_mode & 0o111 else 0o644
         with path.open("rb") as handle:
             tar.addfile(info, handle)
+
+
+def extract(archive: Path, target: Path) -> None:
+    """Unpack an artifact of the store into the new directory ``target``, as the hosts do it."""
+    need_program("zstd", "to unpack releases", "apt install zstd")
+    target.mkdir(parents=True)
+    command = ["tar", "--use-compress-program=zstd", "-xf", str(archive), "-C", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BuildError(f"cannot unpack {archive}: {done.stderr.strip()}")

@@ -32,10 +32,11 @@ SOURCE_KEYS: dict[str, tuple[set[str], set[str]]] = {  # kind -> (required, opti
     "wheel": ({"name"}, {"files", "arch_names", "platforms"}),
     "npm": ({"name"}, {"files", "arch_names"}),
     "maven": ({"coordinates"}, {"files", "arch_names"}),
-    "go": ({"packages"}, {"ldflags", "tags", "arch_names"}),
+    "go": ({"packages"}, {"ldflags", "tags", "revision", "arch_names"}),
     "npm-release": ({"package"}, {"arch_names"}),
 }
-TOOL_KEYS = {"description", "homepage", "default", "executable", "links", "prune", "keep", "overrides", "sources", "versions"}
+REQUIRED_KEYS = ("description", "default", "sources", "versions")
+TOOL_KEYS = {*REQUIRED_KEYS, "homepage", "executable", "links", "prune", "keep", "overrides"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -96,11 +97,11 @@ class Tool:
 
     @property
     def overrides(self) -> dict[str, str]:
-        """npm overrides written into the package.json of a new version."""
+        """Overrides for npm, written into the package.json of a new version."""
         return dict(self.data.get("overrides", {}))
 
     def prune(self, arch: str) -> list[str]:
-        """Patterns of files that a release for ``arch`` does not need."""
+        """Return patterns of files that a release for ``arch`` does not need."""
         groups: Mapping[str, list[str]] = self.data.get("prune", {})
         return [*groups.get("all", []), *groups.get(arch, [])]
 
@@ -109,8 +110,13 @@ class Tool:
         """Patterns of files that stay even if `prune` names them."""
         return list(self.data.get("keep", []))
 
+    @property
+    def overlay(self) -> Path:
+        """Committed files that replace files of the release; the directory may be absent."""
+        return self.directory / self.name / "overlay"
+
     def lock_directory(self, version: str) -> Path:
-        """Where the committed lock files of a built release lie."""
+        """Return where the committed lock files of a built release lie."""
         return self.directory / self.name / version
 
     def version(self, wanted: str | None) -> str:
@@ -125,14 +131,15 @@ class Tool:
         return version
 
     def architectures(self, version: str) -> list[str]:
-        """Architectures ``version`` can be had for."""
-        return list(self.data["versions"][version])
+        """Return the architectures ``version`` can be had for."""
+        return list(self.data["versions"].get(version, {}))
 
-    def sources(self, version: str, arch: str) -> list[Source]:
-        """Sources of ``version`` in order of preference."""
+    def sources(self, version: str, arch: str, *, strict: bool = True) -> list[Source]:
+        """Return the sources in order of preference; ``strict`` refuses a version the catalogue does not hold yet."""
         per_arch = self.data["versions"].get(version, {})
-        if per_arch and arch not in per_arch:
-            raise UsageError(f"{self.name} {version} is not in the catalogue for {arch}, only for {', '.join(per_arch)}")
+        if strict and arch not in per_arch:
+            known = ", ".join(per_arch) or "none"
+            raise UsageError(f"{self.name} {version} is not in the catalogue for {arch} (known architectures: {known})")
         pins: Mapping[str, Any] = per_arch.get(arch) or {}
         return [
             Source(name, settings["kind"], pins.get(name), _fill(settings, self.name, version, arch))
@@ -162,9 +169,9 @@ def load_tool(path: Path) -> Tool:
 
 
 def _problems(data: dict[str, Any]) -> list[str]:
-    """Everything wrong with a catalogue file, in words."""
+    """Return everything wrong with a catalogue file, in words."""
     found = [f"unknown key {key!r}" for key in data if key not in TOOL_KEYS]
-    found += [f"missing key {key!r}" for key in ("description", "default", "sources", "versions") if key not in data]
+    found += [f"missing key {key!r}" for key in REQUIRED_KEYS if key not in data]
     if found:
         return found
     for name, settings in data["sources"].items():
@@ -174,7 +181,8 @@ def _problems(data: dict[str, Any]) -> list[str]:
             continue
         required, optional = SOURCE_KEYS[kind]
         found += [f"source {name}: missing key {key!r}" for key in sorted(required - set(settings))]
-        found += [f"source {name}: unknown key {key!r}" for key in sorted(set(settings) - required - optional - {"kind"})]
+        unknown = set(settings) - required - optional - {"kind"}
+        found += [f"source {name}: unknown key {key!r}" for key in sorted(unknown)]
     for version, per_arch in data["versions"].items():
         if not isinstance(version, str) or not _VERSION.fullmatch(version):
             found.append(f"version {version!r}: write versions as quoted text")

@@ -9,10 +9,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from artifacts.store import n8n_env
+from artifacts.store.artifact import default_directory, machine_arch
 from artifacts.store.catalogue import ARCHITECTURES, load_catalogue
 from artifacts.store.errors import StoreError
+from artifacts.store.pin import pin
 from artifacts.store.progress import Reporter, human_size
-from artifacts.store.store import Artifact, Options, Store, default_directory, machine_arch
+from artifacts.store.store import Options, Store
 
 CATALOGUE = Path(__file__).resolve().parents[1]
 EXIT_CODES = """exit codes:
@@ -21,14 +24,14 @@ EXIT_CODES = """exit codes:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, separate so that tests and documentation can read it."""
+    """Return the command line, separate so that tests and documentation can read it."""
     top = argparse.ArgumentParser(
         prog="python -m artifacts.store",
         description="Fetches, verifies and packs the programs the platform installs (docs/artifacts.md).",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--store", type=Path, help="store directory (default: $N8N_PLATFORM_ARTIFACTS or the user's cache)")
+    top.add_argument("--store", type=Path, help="directory (default: $N8N_PLATFORM_ARTIFACTS or the user's cache)")
     top.add_argument("--catalogue", type=Path, default=CATALOGUE, help=argparse.SUPPRESS)
     top.add_argument("--quiet", action="store_true", help="no progress, only results and errors")
     commands = top.add_subparsers(dest="command", required=True)
@@ -52,6 +55,16 @@ def parser() -> argparse.ArgumentParser:
     path.add_argument("tool", nargs="?", metavar="TOOL[@VERSION]")
     path.add_argument("--arch", choices=ARCHITECTURES)
     path.set_defaults(run=_path)
+
+    pinning = commands.add_parser("pin", help="add a version with its hashes and locks to the catalogue")
+    pinning.add_argument("tool", metavar="TOOL")
+    pinning.add_argument("version", metavar="VERSION")
+    pinning.add_argument("--default", action="store_true", help="also make it the default version")
+    pinning.set_defaults(run=_pin)
+
+    env = commands.add_parser("n8n-env", help="write the list of variables that a version of n8n reads")
+    env.add_argument("version", nargs="?", metavar="VERSION")
+    env.set_defaults(run=_n8n_env)
 
     prune = commands.add_parser("prune", help="remove versions that the catalogue no longer names")
     prune.add_argument("--caches", action="store_true", help="also remove download caches")
@@ -88,7 +101,7 @@ def _ensure(store: Store, options: argparse.Namespace) -> int:
             started = time.monotonic()
             artifact, fetched = store.ensure(tool, version or None, arch, how)
             state = f"ready after {time.monotonic() - started:.0f} s" if fetched else "in the store"
-            store.reporter.say(f"{_title(artifact)}: {human_size(artifact.manifest['size'])}, {state}")
+            store.reporter.say(f"{artifact}: {human_size(artifact.manifest['size'])}, {state}")
             results.append(artifact.summary())
     if options.json:
         print(json.dumps(results, indent=2))
@@ -106,7 +119,8 @@ def _list(store: Store, options: argparse.Namespace) -> int:
     rows += [(a.tool, a.version, a.arch, False, a, False) for a in held.values()]
     if options.json:
         keys = ("tool", "version", "arch", "default", "in_store", "in_catalogue")
-        print(json.dumps([dict(zip(keys, (*row[:4], row[4] is not None, row[5]), strict=True)) for row in rows], indent=2))
+        described = [dict(zip(keys, (*row[:4], row[4] is not None, row[5]), strict=True)) for row in rows]
+        print(json.dumps(described, indent=2))
         return 0
     print(f"store: {store.directory}")
     for name, version, arch, default, artifact, known in rows:
@@ -120,7 +134,7 @@ def _verify(store: Store, options: argparse.Namespace) -> int:
     code = 0
     for artifact, error in store.verify():
         if error is None:
-            print(f"{_title(artifact)}: good")
+            print(f"{artifact}: good")
         else:
             print(f"artifacts: {error}", file=sys.stderr)
             code = error.exit_code
@@ -137,13 +151,25 @@ def _path(store: Store, options: argparse.Namespace) -> int:
     return 0
 
 
+def _pin(store: Store, options: argparse.Namespace) -> int:
+    for arch, per_arch in pin(store, options.tool, options.version, make_default=options.default).items():
+        for source, value in per_arch.items():
+            print(f"{options.tool} {options.version} {arch} {source}: {value}")
+    if options.tool == "n8n":
+        print(f"next: python -m artifacts.store n8n-env {options.version}   (builds it and lists its variables)")
+    return 0
+
+
+def _n8n_env(store: Store, options: argparse.Namespace) -> int:
+    artifact, _ = store.ensure("n8n", options.version, machine_arch(), Options())
+    target = store.tool("n8n").lock_directory(artifact.version) / n8n_env.FILE_NAME
+    print(f"{n8n_env.write(artifact.path, target)} names written to {target}")
+    return 0
+
+
 def _prune(store: Store, options: argparse.Namespace) -> int:
     removed, size = store.prune(caches=options.caches)
     for path in removed:
         print(f"removed {path}")
     print(f"{human_size(size)} freed")
     return 0
-
-
-def _title(artifact: Artifact) -> str:
-    return f"{artifact.tool} {artifact.version} ({artifact.arch})"

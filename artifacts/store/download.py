@@ -8,6 +8,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,7 @@ from artifacts.store.errors import FetchError
 from artifacts.store.progress import Reporter, human_size
 from artifacts.store.run import redact
 
+HEADERS = {"User-Agent": "n8n-platform-artifacts", "Accept-Encoding": "identity"}
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 3
 _HTTP_PARTIAL = 206
@@ -54,13 +56,13 @@ def download(url: str, target: Path, label: str, reporter: Reporter) -> None:
 
 
 def _attempt(url: str, part: Path, tag: Path, label: str, reporter: Reporter) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "n8n-platform-artifacts", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(url, headers=HEADERS)  # noqa: S310  `download` has checked the scheme
     have = part.stat().st_size if part.exists() else 0
     validator = tag.read_text(encoding="utf-8") if tag.exists() else ""
     if have and validator:  # without a validator the rest might belong to another file
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", validator)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
         resumed = response.status == _HTTP_PARTIAL and _range_start(response.headers.get("Content-Range")) == have
         have = have if resumed else 0
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
@@ -70,17 +72,17 @@ def _attempt(url: str, part: Path, tag: Path, label: str, reporter: Reporter) ->
         if resumed:
             reporter.say(f"{label}: continuing after {human_size(have)}")
         with part.open("ab" if resumed else "wb") as sink:
-            _copy(response, sink, have, total, label, reporter)
+            _copy(response, sink, have, total, lambda text: reporter.tick(f"{label}: {text}"))
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], have: int, total: int | None, label: str, reporter: Reporter) -> None:
+def _copy(source: IO[bytes], sink: IO[bytes], have: int, total: int | None, tick: Callable[[str], None]) -> None:
     started, first = time.monotonic(), have
     while block := source.read(CHUNK):
         sink.write(block)
         have += len(block)
         speed = (have - first) / max(time.monotonic() - started, 0.001)
         share = f" of {human_size(total)}" if total else ""
-        reporter.tick(f"{label}: {human_size(have)}{share}, {human_size(speed)}/s")
+        tick(f"{human_size(have)}{share}, {human_size(speed)}/s")
     if total is not None and have != total:
         raise http.client.IncompleteRead(b"", total - have)
 

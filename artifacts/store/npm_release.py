@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from artifacts.store.archive import prune
-from artifacts.store.catalogue import Tool
+from artifacts.store.artifact import Job
 from artifacts.store.errors import BuildError, PinError
-from artifacts.store.progress import Reporter, human_size
 from artifacts.store.run import run
 
 LOCK_FILES = ("package.json", "package-lock.json")
@@ -22,39 +22,50 @@ NPM_FLAGS = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-
 
 
 def npm_command(node_release: Path, cache: Path) -> list[str]:
-    """The npm of an unpacked Node.js release, run by that release's own node."""
+    """Return the npm of an unpacked Node.js release, run by that release's own node."""
     script = node_release / "lib/node_modules/npm/bin/npm-cli.js"
     return [str(node_release / "bin/node"), str(script), f"--cache={cache}"]
 
 
-def build(
-    tool: Tool, version: str, arch: str, tree: Path, node_release: Path, cache: Path, label: str, reporter: Reporter
-) -> None:
-    """Install the locked packages into ``tree`` and remove what the release does not need at run time."""
-    locks = tool.lock_directory(version)
-    check_lock(locks)
+def build(job: Job, tree: Path, npm: list[str]) -> None:
+    """Install the locked packages into ``tree``, for hosts with glibc."""
+    check_lock(job.locks)
     for name in LOCK_FILES:
-        shutil.copyfile(locks / name, tree / name)
-    command = [*npm_command(node_release, cache), "ci", *NPM_FLAGS, "--prefer-offline"]
-    command += ["--os=linux", f"--cpu={NPM_CPU[arch]}", "--libc=glibc"]
-    reporter.say(f"{label}: installing the packages of the lock file (npm ci, 2 to 5 minutes the first time)")
-    run(command, label=f"{label}: npm ci", reporter=reporter, cwd=tree, env={"NODE_ENV": "production"})
-    reporter.say(f"{label}: removing what it does not need at run time")
-    removed, size = prune(tree, tool.prune(arch), tool.keep)
-    reporter.say(f"{label}: removed {removed} files, {human_size(size)}")
+        shutil.copyfile(job.locks / name, tree / name)
+    command = [*npm, "ci", *NPM_FLAGS, "--prefer-offline"]
+    command += ["--os=linux", f"--cpu={NPM_CPU[job.arch]}", "--libc=glibc"]
+    job.say("installing the packages of the lock file (npm ci, 2 to 5 minutes the first time)")
+    run(command, label=f"{job.label}: npm ci", reporter=job.reporter, cwd=tree, env={"NODE_ENV": "production"})
+
+
+def lock(job: Job, scratch: Path, npm: Callable[[], list[str]]) -> None:
+    """Write package.json and package-lock.json of a new version beside the catalogue; existing files stay."""
+    if all((job.locks / name).is_file() for name in LOCK_FILES):
+        return
+    manifest: dict[str, Any] = {"name": f"{job.tool.name}-release", "version": job.version, "private": True}
+    manifest |= {"dependencies": {job.source.settings["package"]: job.version}, "overrides": job.tool.overrides}
+    (scratch / "package.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    job.say("resolving all packages (1 to 4 minutes)")
+    command = [*npm(), "install", "--package-lock-only", *NPM_FLAGS, "--omit-lockfile-registry-resolved=true"]
+    run(command, label=f"{job.label}: npm install --package-lock-only", reporter=job.reporter, cwd=scratch)
+    check_lock(scratch)
+    job.locks.mkdir(parents=True, exist_ok=True)
+    for name in LOCK_FILES:
+        shutil.copyfile(scratch / name, job.locks / name)
 
 
 def check_lock(locks: Path) -> None:
-    """Refuse a lock without integrity hashes or with addresses in it."""
+    """Refuse a lock with addresses in it or without an integrity hash for every package."""
     for name in LOCK_FILES:
         if not (locks / name).is_file():
-            raise PinError(f"{locks / name} is missing; it is committed with the catalogue, restore it with git")
+            raise PinError(f"{locks / name} is missing; it is committed with the catalogue: restore it with git")
+    file = locks / "package-lock.json"
     try:
-        packages = json.loads((locks / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+        packages = json.loads(file.read_text(encoding="utf-8"))["packages"]
     except (ValueError, KeyError) as error:
-        raise BuildError(f"{locks / 'package-lock.json'} is not an npm lock file (version 2 or 3): {error}") from error
+        raise BuildError(f"{file} is not an npm lock file of version 2 or 3: {error}") from error
     for path, package in packages.items():
         if "resolved" in package:
-            raise BuildError(f"{locks / 'package-lock.json'}: {path} names an address (`resolved`); make the lock with `pin`")
-        if path and not package.get("integrity") and not package.get("link"):
-            raise PinError(f"{locks / 'package-lock.json'}: {path} has no integrity hash; make the lock with `pin`")
+            raise BuildError(f"{file}: {path} names an address (`resolved`); make the lock with `pin`")
+        if path and not package.get("integrity"):
+            raise PinError(f"{file}: {path} has no integrity hash: npm found no such package; add an override for it")
