@@ -27,6 +27,13 @@ options:
   surplus:
     description: Glob of instances; those that match and are not in O(units) are disabled and stopped (they may drain).
     type: str
+  sources:
+    description: >-
+      Files and links that the units read when they start. A unit that started before one of them changed is restarted. Unlike a
+      handler this also makes good a run that was interrupted between writing a file and restarting.
+    type: list
+    elements: path
+    default: []
   serial:
     description: Restart running units one after the other, each ready before the next begins; idle ones start together.
     type: bool
@@ -63,6 +70,7 @@ stopped: {description: Units that were disabled and stopped., type: list, elemen
 """
 
 import fnmatch
+import os
 import socket
 import ssl
 import time
@@ -72,7 +80,7 @@ import urllib.request
 from ansible.module_utils.basic import AnsibleModule
 
 HTTP_OK = 200
-PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload"
+PROPERTIES = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,ExecMainStartTimestamp"
 
 
 def answers(probe: str) -> bool:
@@ -92,6 +100,11 @@ def answers(probe: str) -> bool:
             return bool(answer.status == HTTP_OK)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def changed_at(paths: list[str]) -> int:
+    """Return when the newest of ``paths`` changed (Unix time in seconds; a link counts itself; 0 if there is none)."""
+    return max((int(os.lstat(path).st_mtime) for path in paths if os.path.lexists(path)), default=0)
 
 
 class Units:
@@ -117,7 +130,7 @@ class Units:
         """Return the properties this module needs, by unit name as given."""
         if not units:
             return {}
-        blocks = self.systemctl("show", "--property", PROPERTIES, *units, check=False).strip().split("\n\n")
+        blocks = self.systemctl("show", "--timestamp=unix", "--property", PROPERTIES, *units, check=False).strip().split("\n\n")
         parsed = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
         return dict(zip(units, parsed, strict=False))
 
@@ -149,6 +162,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["started", "restarted", "stopped"], "default": "started"},
             "surplus": {"type": "str"},
             "serial": {"type": "bool", "default": False},
+            "sources": {"type": "list", "elements": "path", "default": []},
             "ready": {"type": "dict", "default": {}},
             "timeout": {"type": "int", "default": 120},
         },
@@ -170,7 +184,9 @@ def main() -> None:
         if unit.get("ActiveState") not in ("inactive", "failed") or unit.get("UnitFileState") == "enabled"
     ]
     enable = [name for name in wanted if name not in enabled]
-    start = wanted if state == "restarted" else [name for name in wanted if name not in active]
+    newest = changed_at(module.params["sources"])
+    stale = {name for name in active if int(known[name].get("ExecMainStartTimestamp", "").strip("@") or newest) < newest}
+    start = wanted if state == "restarted" else [name for name in wanted if name not in active or name in stale]
     result = {"changed": bool(stop or enable or start), "started": start, "enabled": enable, "stopped": stop}
     if module.check_mode:
         module.exit_json(**result)
