@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker that picks a test's hosts known; testinfra leaves that to its users."""
-    config.addinivalue_line("markers", "testinfra_hosts(*hosts): the hosts a test runs on")
-
-
 def journal(host: Any, unit: str, lines: int = 60) -> str:
     """Return the last lines a unit logged."""
     return str(host.run("journalctl --no-pager -n %s -u %s", str(lines), unit).stdout)
