@@ -26,8 +26,8 @@ options:
   secrets:
     description: >-
       The secrets of this host, name to properties. C(permanent) says that data is unreadable without it; C(evidence)
-      lists paths (globs) that exist when such data does; C(length) is the number of random bytes (32); C(alphabet) is
-      V(urlsafe) or V(hex). C(groups) is for the caller.
+      lists paths (globs) that exist, and are not empty, when there is such data; C(length) is the number of random bytes
+      (32); C(alphabet) is V(urlsafe) or V(hex). C(groups) is for the caller.
     type: dict
     required: true
   generate:
@@ -114,8 +114,9 @@ class Secret:
     alphabet: str = "urlsafe"
 
     def data(self) -> list[str]:
-        """Return the paths on this host which show that data exists that needs this secret."""
-        return sorted(path for pattern in self.evidence for path in glob.glob(pattern))
+        """Return the paths on this host which show that data exists that needs this secret; no empty directories."""
+        found = sorted({path for pattern in self.evidence for path in glob.glob(pattern)})
+        return [path for path in found if not os.path.isdir(path) or os.listdir(path)]
 
 
 @dataclass(frozen=True)
@@ -270,15 +271,15 @@ def lost(secret: Secret, path: Path, registry: Registry, elsewhere: bool) -> str
     reasons = [f"made here on {entry.get('created', 'an earlier day')}"] if entry is not None else []
     reasons += [f"data in {', '.join(data)}"] if data else []
     reasons += ["in use on another host of the platform"] if elsewhere else []
-    text = f"{path} is missing although the secret is in use ({'; '.join(reasons)}): restore the file from the backup"
+    text = f"{path} is missing although it seems to be in use ({'; '.join(reasons)}): restore the file from the backup"
     text += " or copy it from that other host" if elsewhere else ""
-    text += f" or give its value in secrets_values.{secret.name}"
+    text += f" or give the value in secrets_values.{secret.name}"
     if not secret.permanent:
         return f'{text}, or let a new one be made with -e \'{{"secrets_rotate": ["{secret.name}"]}}\'.'
     steps = [f"remove {', '.join(data)}"] if data else []
     steps += ["remove the secret from that other host"] if elsewhere else []
     steps += [f"delete its entry in {registry.path}"] if entry is not None else []
-    return f"{text}; only if everything encrypted with it is gone too, {' and '.join(steps)}, then run again."
+    return f"{text}; only if nothing encrypted with it is worth keeping, {' and '.join(steps)}, then run again."
 
 
 def make_plan(directory: Path, table: dict[str, Secret], registry: Registry, request: Request) -> Plan:
