@@ -85,6 +85,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils.resp import Redis, RedisError
 
 MODE = 0o640
+ROOT = 0
 HEADER = "user default off resetpass resetkeys resetchannels -@all"
 
 
@@ -120,7 +121,7 @@ def write(path: Path, text: str, group: str) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchown(file.fileno(), 0, gid)
+            os.fchown(file.fileno(), ROOT, gid)
             os.fchmod(file.fileno(), MODE)
             file.write(text)
             file.flush()
@@ -175,7 +176,7 @@ def run(module: AnsibleModule) -> None:
     changed = before != text
     if not changed:
         status = path.stat()
-        changed = (status.st_mode & 0o7777, status.st_uid) != (MODE, 0)
+        changed = (status.st_mode & 0o7777, status.st_uid) != (MODE, ROOT)
     if changed and not module.check_mode:
         write(path, text, module.params["group"])
     outcome = {}
