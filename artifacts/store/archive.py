@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Unpacks what vendors ship, and packs releases so that the same input always gives the same bits."""
 
 from __future__ import annotations
@@ -25,17 +26,10 @@ RELEASE_MTIME = 499162500  # 1985-10-26, the date npm gives to every file: one d
 ZSTD = ("-T0", "-8", "--no-progress", "-q")
 
 
-def sha256_of(path: Path, tick: Callable[[int], None] | None = None) -> str:
-    """Hash a file; ``tick`` is told the number of bytes read so far."""
-    digest = hashlib.sha256()
-    done = 0
+def sha256_of(path: Path) -> str:
+    """Hash a file."""
     with path.open("rb") as handle:
-        while block := handle.read(CHUNK):
-            digest.update(block)
-            done += len(block)
-            if tick:
-                tick(done)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def unpack(archive: Path, target: Path, files: Mapping[str, str]) -> None:

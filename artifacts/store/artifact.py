@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """One file of the store, its manifest, and where things lie."""
 
 from __future__ import annotations

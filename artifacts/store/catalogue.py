@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The catalogue: one YAML file per tool that says which versions exist, with which hashes, from where.
 
     description: what it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Downloads from a vendor's own address: resumable, and only ever complete under the final name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Errors that end a command: one sentence for a person, one exit code for a script."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Builds programs from Go modules on the controller; the committed go.mod and go.sum fix every module's content."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """One lock file per artifact, so that two processes share one download instead of doing it twice."""
 
 from __future__ import annotations

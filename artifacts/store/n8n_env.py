@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Lists the environment variables a release of n8n really reads, by looking into its code.
 
 The list is committed, so that a playbook can refuse a misspelt variable before it touches a host.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Builds a release out of an npm package with all its dependencies, from committed lock files.
 
 The lock holds an integrity hash for every package and no address. Install scripts never run: nothing is compiled,

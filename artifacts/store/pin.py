@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Adds a version to the catalogue: hashes for every source that can be reached, lock files for what is built."""
 
 from __future__ import annotations

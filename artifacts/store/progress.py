@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Progress for people: a moving line on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Turns a source into the directory a host gets: unpack or build, prune, overlay, links and execute bits."""
 
 from __future__ import annotations

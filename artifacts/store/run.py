@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Runs the package managers' own clients with a heartbeat and with errors that hide credentials."""
 
 from __future__ import annotations

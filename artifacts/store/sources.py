@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Fetches one file from one source.
 
 Registries are asked through their ordinary clients, so that the mirrors, proxies and certificates a company has set

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The store: a directory in which every program of the catalogue ends as one uniform, verified file.
 
 <store>/<tool>/<version>/<tool>-<version>-linux-<arch>.tar.zst   the content of the release directory

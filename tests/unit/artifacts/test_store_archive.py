@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Unpacking refuses to write outside the release; packing repeats its bits."""
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from artifacts.store import archive
 from artifacts.store.archive import extract, pack, prune, unpack
 from artifacts.store.errors import BuildError, FetchError
 from artifacts.store.progress import Reporter
-from conftest import tarball
+from tests.unit.artifacts.shop import tarball
 
 QUIET = Reporter(io.StringIO())
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Downloads: resuming, retrying, refusing."""
 
 from __future__ import annotations
@@ -6,10 +7,11 @@ import io
 from pathlib import Path
 
 import pytest
+
 from artifacts.store.download import checksum_from_file, download
 from artifacts.store.errors import FetchError
 from artifacts.store.progress import Reporter
-from conftest import Vendor
+from tests.unit.artifacts.shop import Vendor
 
 BODY = bytes(range(256)) * 400
 
