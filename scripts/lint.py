@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / ".cache" / "lint"
 PYTHON_FOLDERS = ("plugins", "artifacts", "scripts", "tests", "files/platform/src", "files/platform/tests")
 
 
@@ -73,10 +74,23 @@ TOOLS: dict[str, Tool] = {
     "mypy": Tool(("mypy", "--strict", "--no-error-summary"), python_folders),
     "yamllint": Tool(("yamllint", "--strict", "--format", "parsable", ".")),
     "ruff check": Tool(("ruff", "check", "--quiet", "--output-format", "concise", ".")),
-    "ruff format": Tool(("ruff", "format", "--check", "--quiet", ".")),
+    "ruff format": Tool(("ruff", "format", "--check", "--quiet", "--output-format", "concise", ".")),
     "shellcheck": Tool(("shellcheck", "--format", "gcc"), shell_files),
     "codespell": Tool(("codespell",)),
 }
+
+
+def prepare_home() -> None:
+    """Make a home for ansible-lint in which the collection is a link to this checkout.
+
+    Without it ansible-lint builds the collection and installs a copy below ~/.ansible at each run.
+    """
+    link = HOME / "collections" / "ansible_collections" / "dealscale" / "n8n_platform"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink() and link.readlink() != ROOT:
+        link.unlink()
+    if not link.is_symlink():
+        link.symlink_to(ROOT)
 
 
 def run(name: str) -> Outcome:
@@ -90,6 +104,7 @@ def run(name: str) -> Outcome:
         **os.environ,
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_HOME": str(HOME),
         "NO_COLOR": "1",
     }
     program = shutil.which(tool.command[0], path=environment["PATH"])
@@ -114,6 +129,7 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"No such linter: {', '.join(unknown)}. There are: {', '.join(TOOLS)}", file=sys.stderr)
         return 2
+    prepare_home()
     failed = []
     with ThreadPoolExecutor(max_workers=2) as pool:
         for future in as_completed([pool.submit(run, name) for name in names or TOOLS]):
