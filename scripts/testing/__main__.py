@@ -11,8 +11,8 @@ import sys
 import time
 from types import FrameType
 
-from scripts.testing import logs, report, scenarios
-from scripts.testing.jobs import LOGS, MINUTE, Job, Scheduler
+from scripts.testing import jobs, logs, report, scenarios
+from scripts.testing.jobs import MINUTE, Job, Scheduler
 
 PYTHON = sys.executable
 # Part of the memory that is free at the start stays for the machine itself.
@@ -74,11 +74,11 @@ def main(names: list[str]) -> int:
         minutes, seconds = divmod(int(time.monotonic() - begin), 60)
         print(f"[{minutes:2d}:{seconds:02d}] {text}", flush=True)
 
-    jobs = plan(names, known, scenarios.read_times())
-    if any(job.scenario for job in jobs):
+    planned = plan(names, known, scenarios.read_times())
+    if any(job.scenario for job in planned):
         scenarios.make_network()
-    say(f"{len(jobs)} jobs; their output goes to {LOGS.relative_to(scenarios.ROOT)}/")
-    scheduler = Scheduler(jobs, say, int(scenarios.available_memory_mb() * MEMORY_SHARE))
+    say(f"{len(planned)} jobs; their output goes to {jobs.LOGS.relative_to(scenarios.ROOT)}/")
+    scheduler = Scheduler(planned, say, int(scenarios.available_memory_mb() * MEMORY_SHARE))
     try:
         results = scheduler.run()
     except KeyboardInterrupt:
