@@ -32,6 +32,11 @@ import pytest
 from ansible.module_utils import _internal, basic
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
+from hypothesis import settings
+
+# A loaded machine is no bug: examples have no time limit of their own.
+settings.register_profile("platform", deadline=None)
+settings.load_profile("platform")
 
 
 class CollectionImports(importlib.abc.MetaPathFinder, importlib.abc.Loader):
