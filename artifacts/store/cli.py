@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from artifacts.store import n8n_env
+from artifacts.store import n8n_check, n8n_env
 from artifacts.store.artifact import default_directory, machine_arch
 from artifacts.store.catalogue import ARCHITECTURES, load_catalogue
 from artifacts.store.errors import StoreError
@@ -66,6 +66,10 @@ def parser() -> argparse.ArgumentParser:
     env = commands.add_parser("n8n-env", help="write the list of variables that a version of n8n reads")
     env.add_argument("version", nargs="?", metavar="VERSION")
     env.set_defaults(run=_n8n_env)
+
+    check = commands.add_parser("n8n-check", help="unpack a version of n8n and load every node of it")
+    check.add_argument("version", nargs="?", metavar="VERSION")
+    check.set_defaults(run=_n8n_check)
 
     prune = commands.add_parser("prune", help="remove versions that the catalogue no longer names")
     prune.add_argument("--caches", action="store_true", help="also remove download caches")
@@ -157,7 +161,9 @@ def _pin(store: Store, options: argparse.Namespace) -> int:
         for source, value in per_arch.items():
             print(f"{options.tool} {options.version} {arch} {source}: {value}")
     if options.tool == "n8n":
-        print(f"next: python -m artifacts.store n8n-env {options.version}   (builds it and lists its variables)")
+        version = options.version
+        print("next, to build it, list its variables and see that every node of it loads:")
+        print(f"  python -m artifacts.store n8n-env {version} && python -m artifacts.store n8n-check {version}")
     return 0
 
 
@@ -165,6 +171,14 @@ def _n8n_env(store: Store, options: argparse.Namespace) -> int:
     artifact, _ = store.ensure("n8n", options.version, machine_arch(), Options())
     target = store.tool("n8n").lock_directory(artifact.version) / n8n_env.FILE_NAME
     print(f"{n8n_env.write(artifact.path, target)} names written to {target}")
+    return 0
+
+
+def _n8n_check(store: Store, options: argparse.Namespace) -> int:
+    artifact, _ = store.ensure("n8n", options.version, machine_arch(), Options())
+    with store.scratch("n8n-check") as scratch:
+        loaded = n8n_check.check(artifact, store.node(), scratch, store.reporter)
+    print(f"{artifact}: {loaded} nodes, credential types and packages load")
     return 0
 
 

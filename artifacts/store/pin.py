@@ -30,6 +30,10 @@ def pin(store: Store, name: str, version: str, *, make_default: bool) -> Pins:
     with store.scratch(f"pin-{name}-{version}") as scratch:
         for arch in ARCHITECTURES:
             for source in _unpinned(tool, version, arch, pins):
+                known_pin = _same_file(tool, version, source, pins)
+                if known_pin is not None:
+                    pins[arch][source.name] = known_pin
+                    continue
                 job = Job(tool, version, arch, source, store.reporter)
                 try:
                     pins[arch][source.name] = _pin_of(store, job, scratch / f"{arch}-{source.name}")
@@ -45,6 +49,17 @@ def pin(store: Store, name: str, version: str, *, make_default: bool) -> Pins:
 
 def _unpinned(tool: Tool, version: str, arch: str, pins: Pins) -> list[Source]:
     return [source for source in tool.sources(version, arch, strict=False) if source.name not in pins[arch]]
+
+
+def _same_file(tool: Tool, version: str, source: Source, pins: Pins) -> str | None:
+    """Return the pin of another architecture, if both get the same file."""
+    if source.kind == "wheel":  # pip chooses by platform, so the settings say nothing
+        return None
+    for arch, per_arch in pins.items():
+        for other in tool.sources(version, arch, strict=False):
+            if other.name == source.name in per_arch and other.settings == source.settings:
+                return per_arch[source.name]
+    return None
 
 
 def _pin_of(store: Store, job: Job, scratch: Path) -> str:

@@ -246,9 +246,9 @@ esac
 LOCK = {"lockfileVersion": 3, "packages": {"": {"name": "x"}, "node_modules/app": {"integrity": "sha512-abc"}}}
 
 
-def write_lock(shop: Shop, content: object) -> None:
-    """Write the lock files of the application."""
-    locks = shop.catalogue / "app/2.0"
+def write_lock(shop: Shop, content: object, directory: str = "app/2.0") -> None:
+    """Write the lock files of a built release."""
+    locks = shop.catalogue / directory
     locks.mkdir(parents=True, exist_ok=True)
     (locks / "package.json").write_text("{}")
     (locks / "package-lock.json").write_text(content if isinstance(content, str) else json.dumps(content))

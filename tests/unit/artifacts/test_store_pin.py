@@ -95,6 +95,13 @@ def test_an_npm_release_gets_lock_files_with_the_overrides(shop: Shop, npm_relea
     assert RELEASE.splitlines()[0] in (shop.catalogue / "app.yml").read_text()
 
 
+def test_a_file_that_serves_all_architectures_is_fetched_once(shop: Shop) -> None:
+    shop.vendor.put("mirror/tool-2.0.tar.gz", NEW)
+    pins = pin(shop.store(), "tool", "2.0", make_default=False)
+    assert pins["amd64"]["mirror"] == pins["arm64"]["mirror"]
+    assert shop.vendor.requests.count("/mirror/tool-2.0.tar.gz") == 1
+
+
 def test_a_go_tool_gets_its_module_files(shop: Shop, programs: Path) -> None:
     program(programs, "go", GO_SCRIPT)
     catalogue(shop, GO_SOURCE, "locked")
