@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +53,28 @@ def listeners(host: Any) -> Callable[[], set[tuple[str, int]]]:
         return found
 
     return list_them
+
+
+@pytest.fixture(scope="session")
+def converge() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `converge(*options, **variables)`, which runs the scenario's converge.yml again.
+
+    The result has .returncode and .stdout, which is all that Ansible said.
+    """
+
+    def run(*options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        playbook = f"{os.environ['MOLECULE_SCENARIO_DIRECTORY']}/converge.yml"
+        command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], playbook, *options]
+        return subprocess.run(
+            [*command, "-e", json.dumps(variables)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+    return run
 
 
 @pytest.hookimpl(hookwrapper=True)

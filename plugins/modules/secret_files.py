@@ -26,8 +26,8 @@ options:
   secrets:
     description: >-
       The secrets of this host, name to properties. C(permanent) says that data is unreadable without it; C(evidence)
-      lists paths (globs) that exist, and are not empty, when there is such data; C(length) is the number of random bytes
-      (32); C(alphabet) is V(urlsafe) or V(hex). C(groups) is for the caller.
+      lists paths (globs) that exist, and are not empty, when there is such data; C(length) is the number of random
+      bytes (32); C(alphabet) is V(urlsafe) or V(hex). C(groups) is for the caller.
     type: dict
     required: true
   generate:
