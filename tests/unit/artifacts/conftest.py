@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 
 import pytest
+
 from tests.unit.artifacts.shop import npm_release, programs, shop, vendor
 
 __all__ = ["npm_release", "programs", "shop", "vendor"]
