@@ -32,8 +32,7 @@ def download(url: str, target: Path, label: str, reporter: Reporter) -> None:
     Proxies and extra certificate authorities are taken from the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE).
     Raises FetchError when the server cannot be reached or refuses.
     """
-    if not url.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
-        raise FetchError(f"refusing {url}: only https addresses are downloaded")
+    _refuse_plain(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part, tag = target.with_name(target.name + ".part"), target.with_name(target.name + ".etag")
     for attempt in range(1, ATTEMPTS + 1):
@@ -64,6 +63,7 @@ def _attempt(url: str, part: Path, tag: Path, label: str, reporter: Reporter) ->
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", validator)
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+        _refuse_plain(response.url)  # a redirect may have led elsewhere
         resumed = response.status == _HTTP_PARTIAL and _range_start(response.headers.get("Content-Range")) == have
         have = have if resumed else 0
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
@@ -74,6 +74,11 @@ def _attempt(url: str, part: Path, tag: Path, label: str, reporter: Reporter) ->
             reporter.say(f"{label}: continuing after {human_size(have)}")
         with part.open("ab" if resumed else "wb") as sink:
             _copy(response, sink, have, total, lambda text: reporter.tick(f"{label}: {text}"))
+
+
+def _refuse_plain(url: str) -> None:
+    if not url.startswith(("https://", "http://127.0.0.1:")):
+        raise FetchError(f"refusing {redact(url)}: only https addresses are downloaded")
 
 
 def _copy(source: IO[bytes], sink: IO[bytes], have: int, total: int | None, tick: Callable[[str], None]) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 
 from artifacts.store.artifact import Job
 from artifacts.store.errors import BuildError, PinError
+from artifacts.store.progress import human_size
 from artifacts.store.run import run
 
 LOCK_FILES = ("package.json", "package-lock.json")
+FREE_BYTES = 4_500_000_000  # npm's download cache, the unpruned packages and the tarball of n8n 2.41, with some room
 NPM_CPU = {"amd64": "x64", "arm64": "arm64"}
 NPM_FLAGS = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
 
@@ -31,6 +33,12 @@ def npm_command(node_release: Path, cache: Path) -> list[str]:
 def build(job: Job, tree: Path, npm: list[str]) -> None:
     """Install the locked packages into ``tree``, for hosts with glibc."""
     check_lock(job.locks)
+    free = shutil.disk_usage(tree).free
+    if free < FREE_BYTES:
+        raise BuildError(
+            f"{job.label}: building needs {human_size(FREE_BYTES)} of free disk, there are {human_size(free)}; "
+            "make room or put the store elsewhere (N8N_PLATFORM_ARTIFACTS)"
+        )
     for name in LOCK_FILES:
         shutil.copyfile(job.locks / name, tree / name)
     command = [*npm, "ci", *NPM_FLAGS, "--prefer-offline"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ class Vendor:
     ranges: list[str | None] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     break_after: int | None = None  # bytes after which the next answer breaks off
+    redirects: dict[str, str] = field(default_factory=dict)
     statuses: list[int] = field(default_factory=list)  # errors the next answers are made of
     before_answer: Callable[[], None] = lambda: None
 
@@ -52,6 +54,11 @@ def vendor() -> Iterator[Vendor]:
                 self.send_error(state.statuses.pop(0))
                 return
             content = state.files.get(self.path)
+            if self.path in state.redirects:
+                self.send_response(302)
+                self.send_header("Location", state.redirects[self.path])
+                self.end_headers()
+                return
             if content is None:
                 self.send_error(404)
                 return
@@ -69,7 +76,8 @@ def vendor() -> Iterator[Vendor]:
             body = content[start:]
             if state.break_after is not None:
                 body, state.break_after = body[: state.break_after], None
-            self.wfile.write(body)
+            with contextlib.suppress(BrokenPipeError):  # some tests kill the client
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Keep the test output clean."""

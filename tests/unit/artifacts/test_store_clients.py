@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.store import npm_release
 from artifacts.store.archive import extract
 from artifacts.store.errors import BuildError, FetchError, HashError, PinError
 from artifacts.store.store import Options
@@ -183,6 +184,12 @@ class TestNpmRelease:
     def test_a_lock_that_proves_nothing_is_refused(self, shop: Shop, lock: object, message: str) -> None:
         write_lock(shop, lock)
         with pytest.raises((BuildError, PinError), match=message):
+            shop.store().ensure("app", None, "amd64", Options())
+
+    @pytest.mark.usefixtures("npm_release")
+    def test_too_little_disk_is_said_before_the_work_starts(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(npm_release, "FREE_BYTES", 10**18)
+        with pytest.raises(BuildError, match="make room or put the store elsewhere"):
             shop.store().ensure("app", None, "amd64", Options())
 
     @pytest.mark.usefixtures("npm_release")

@@ -97,6 +97,17 @@ def test_only_https_is_downloaded(url: str, tmp_path: Path, log: io.StringIO) ->
         download(url, tmp_path / "out", "the file", Reporter(log))
 
 
+def test_a_redirect_is_followed_but_not_to_a_plain_address(vendor: Vendor, tmp_path: Path, log: io.StringIO) -> None:
+    vendor.put("file", BODY)
+    vendor.redirects["/moved"] = f"{vendor.url}/file"
+    fetch(vendor, tmp_path / "out", log, "moved")
+    assert (tmp_path / "out").read_bytes() == BODY
+    vendor.redirects["/moved"] = f"http://localhost:{vendor.url.rpartition(':')[2]}/file"
+    with pytest.raises(FetchError, match="only https"):
+        fetch(vendor, tmp_path / "other", log, "moved")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
