@@ -19,7 +19,7 @@ def run_role() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs the role once more, with other variables."""
 
     def run(**variables: Any) -> subprocess.CompletedProcess[str]:
-        command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(SCENARIO / "refuse.yml")]
+        command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(SCENARIO / "run_role.yml")]
         return subprocess.run(
             [*command, "-e", json.dumps(variables)],
             capture_output=True,
