@@ -250,11 +250,14 @@ def postgres_sizing(
     cores: Any,
     profile: str = "auto",
     components: Iterable[str] = ("postgres",),
+    *,
     connections: Any = 100,
+    budget_mb: Any = 0,
 ) -> dict[str, Any]:
     """Return PostgreSQL's memory limit and the settings that follow from it.
 
     ``connections`` is ``max_connections`` (see ``n8n_connections``); it is refused when the memory cannot hold it.
+    ``budget_mb`` replaces the memory the host's size leads to, 0 does not.
 
     Result: ``{memory_max_mb: MiB for MemoryMax=, settings: {name: value with its unit}}``.
 
@@ -263,7 +266,7 @@ def postgres_sizing(
     """
     host = _Host(memory_mb, cores, profile, components, besides="postgres")
     allowed = _whole("max_connections", connections, 20, 5000)
-    budget = host.postgres_mb()
+    budget = _whole("postgres_memory_max_mb", budget_mb, 0, host.memory_mb) or host.postgres_mb()
     shared = max(64, budget // 3 // 16 * 16)
     maintenance = min(2048, max(32, budget // 12))
     # Autovacuum of n8n's tables is frequent and small; PostgreSQL 17 needs little memory for dead row numbers.

@@ -190,6 +190,13 @@ def test_auto_profile_follows_memory(memory: int, wal: str) -> None:
     assert postgres_sizing(memory, 2)["settings"]["max_wal_size"] == wal
 
 
+def test_memory_given_for_postgres_leads_to_its_settings() -> None:
+    given_mb = postgres_sizing(8192, 2, "auto", CORE, connections=120, budget_mb=1024)
+    assert given_mb["memory_max_mb"] == 1024
+    assert given_mb["settings"]["effective_cache_size"] == "1024MB"
+    assert given_mb["settings"]["shared_buffers"] == "336MB"
+
+
 def test_parallel_queries_only_with_cores_to_spare() -> None:
     assert postgres_sizing(8192, 2)["settings"]["max_parallel_workers_per_gather"] == "0"
     assert postgres_sizing(8192, 16)["settings"]["max_parallel_workers_per_gather"] == "4"
@@ -242,6 +249,7 @@ def test_connections_are_enough_and_step_by_fifty(
         (lambda: n8n_connections({}, {}, None, "x"), "platform_n8n_webhooks"),
         (lambda: n8n_connections({"n8n_worker": ["a"]}, {"a": {"platform_n8n_workers": "x"}}), "of a must be"),
         (lambda: postgres_sizing(8192, 2, connections=5), "max_connections"),
+        (lambda: postgres_sizing(8192, 2, budget_mb=9000), "from 0 to 8192"),
         (lambda: postgres_sizing(1024, 2, connections=900), "cannot hold 900 connections"),
         (lambda: redis_sizing([], 2), "platform_memory_mb"),
     ],
