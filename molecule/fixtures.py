@@ -72,6 +72,13 @@ def converge() -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             check=False,
             timeout=600,
+            env={
+                **os.environ,
+                # Facts are gathered by the first of these runs only.
+                "ANSIBLE_GATHERING": "smart",
+                "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+                "ANSIBLE_CACHE_PLUGIN_CONNECTION": f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/facts",
+            },
         )
 
     return run

@@ -360,6 +360,11 @@ def test_the_systems_trust_store_takes_the_root_up(
     assert len(update.calls) == 1 + code
 
 
+def test_missing_programs_are_named(machine: Machine, tmp_path: Path) -> None:
+    machine.monkeypatch.setenv("PATH", str(tmp_path))
+    assert "openssl is missing: install" in machine.run("issue", "--init", code=3)
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_text("old", encoding="utf-8")

@@ -264,9 +264,21 @@ def openssl(*arguments: str, stdin: str = "", cwd: str | None = None) -> str:
     Raises:
         RefusalError: openssl failed; the text has its message.
     """
-    done = subprocess.run(["openssl", *arguments], input=stdin, capture_output=True, text=True, check=False, cwd=cwd)
+    return program("openssl", *arguments, stdin=stdin, cwd=cwd)
+
+
+def program(*command: str, stdin: str = "", cwd: str | None = None) -> str:
+    """Run a program and return what it printed.
+
+    Raises:
+        RefusalError: it is missing or failed.
+    """
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=cwd)
+    except FileNotFoundError:
+        raise RefusalError(f"{command[0]} is missing: install the packages openssl and ca-certificates.") from None
     if done.returncode:
-        raise RefusalError(f"openssl {arguments[0]} failed: {' '.join(done.stderr.split())}")
+        raise RefusalError(f"{' '.join(command[:2])} failed: {' '.join(done.stderr.split())}")
     return done.stdout
 
 
@@ -496,10 +508,11 @@ def hand_out(config: Config, root: str, result: Result, *, check: bool) -> None:
         result.changes.append(f"wrote {config.trust_store}")
         if not check:
             write(config.trust_store, root, 0o644)
-            done = subprocess.run(["update-ca-certificates"], capture_output=True, text=True, check=False)
-            if done.returncode:
+            try:
+                program("update-ca-certificates")
+            except RefusalError:
                 config.trust_store.unlink()
-                raise RefusalError(f"update-ca-certificates failed: {' '.join(done.stderr.split())}")
+                raise
 
 
 def request(config: Config, given: dict[str, Any], result: Result, *, check: bool) -> None:
