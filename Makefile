@@ -20,9 +20,7 @@ help: ## List the targets
 setup: $(VENV)/.complete ## Create the Python environment from the hashed locks (again only when they change)
 
 $(VENV)/.complete: requirements/test.txt
-	@echo "Setting up the Python environment (about 30 s) ..."
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV) $<
 	@touch $@
 
 .PHONY: engine
