@@ -21,6 +21,7 @@ from artifacts.store.run import redact
 HEADERS = {"User-Agent": "n8n-platform-artifacts", "Accept-Encoding": "identity"}
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 3
+PAUSE_SECONDS = 2.0
 _HTTP_PARTIAL = 206
 _HTTP_RANGE_NOT_SATISFIABLE = 416
 _HTTP_RETRY = {408, 425, 429, 500, 502, 503, 504}
@@ -44,13 +45,15 @@ def download(url: str, target: Path, label: str, reporter: Reporter) -> None:
                 part.unlink(missing_ok=True)
             elif error.code not in _HTTP_RETRY or attempt == ATTEMPTS:
                 raise FetchError(f"{label}: {redact(url)} answered {error.code} {error.reason}") from error
+        except urllib.error.URLError as error:  # no connection at all: trying again at once would not help
+            raise FetchError(f"{label}: cannot reach {redact(url)}: {error.reason}; check network and proxy") from error
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
-                reason = getattr(error, "reason", None) or error
                 raise FetchError(
-                    f"{label}: cannot download {redact(url)}: {reason}; run the same command again to continue"
+                    f"{label}: cannot download {redact(url)}: {error}; run the same command again to continue"
                 ) from error
         reporter.say(f"{label}: the download broke off, attempt {attempt + 1} of {ATTEMPTS}")
+        time.sleep(PAUSE_SECONDS)
     os.replace(part, target)
     tag.unlink(missing_ok=True)
 

@@ -87,8 +87,21 @@ def test_a_passing_error_is_tried_again(vendor: Vendor, tmp_path: Path, log: io.
 
 
 def test_an_unreachable_server_ends_in_one_sentence(tmp_path: Path, log: io.StringIO) -> None:
-    with pytest.raises(FetchError, match="run the same command again to continue"):
+    with pytest.raises(FetchError, match="check network and proxy"):
         download("http://127.0.0.1:9/file", tmp_path / "out", "the file", Reporter(log))
+    assert log.getvalue() == ""
+
+
+def test_a_download_that_keeps_breaking_off_says_how_to_go_on(vendor: Vendor, tmp_path: Path, log: io.StringIO) -> None:
+    vendor.put("file", BODY)
+
+    def break_off() -> None:
+        vendor.break_after = 1000
+
+    vendor.before_answer = break_off
+    with pytest.raises(FetchError, match="run the same command again to continue"):
+        fetch(vendor, tmp_path / "out", log)
+    assert (tmp_path / "out.part").stat().st_size == 3000
 
 
 @pytest.mark.parametrize("url", ["http://example.org/file", "ftp://example.org/file", "file:///etc/passwd"])
