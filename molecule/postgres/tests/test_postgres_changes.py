@@ -82,8 +82,8 @@ def test_broken_setting_never_reaches_the_server(
     before, file = started(), host.file(SETTINGS_FILE).content_string
     refused = play("role.yml", postgres_settings={"shared_buffers": "lots"})
     assert refused.returncode != 0
-    assert "PostgreSQL does not start with this configuration" in refused.stdout
-    assert "invalid value for parameter" in refused.stdout
+    assert "PostgreSQL does not start with this configuration" in refused.stderr
+    assert "invalid value for parameter" in refused.stderr
     assert host.file(SETTINGS_FILE).content_string == file
     assert started() == before
 
@@ -104,7 +104,7 @@ def test_refusal_changes_nothing(play: Play, started: Callable[[], str], variabl
     before = started()
     refused = play("role.yml", **variables)
     assert refused.returncode != 0
-    assert why in " ".join(refused.stdout.split())
+    assert why in " ".join(refused.stderr.split())
     assert "changed=0" in refused.stdout
     assert started() == before
 
