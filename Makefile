@@ -29,8 +29,8 @@ engine: ## Make sure of a Docker engine and the test host image
 	@scripts/test-image.sh
 
 .PHONY: artifacts
-artifacts: setup ## Fill the artifact store (TOOL=name for one of them)
-	@$(BIN)/python -m artifacts.store ensure $(TOOL)
+artifacts: setup ## Fill the artifact store (TOOL=name, ARCH=arm64 for one)
+	@$(BIN)/python -m artifacts.store ensure $(if $(ARCH),--arch $(ARCH)) $(TOOL)
 
 .PHONY: pin
 pin: setup ## Add a version to the catalogue: make pin TOOL=x VERSION=y

@@ -37,8 +37,7 @@ def n8n_environment_errors(
 ) -> list[str]:
     """Return one sentence for each variable that n8n would ignore or that another variable already sets.
 
-    ``known`` is the list of names (or a text with one a line) that the release reads; every name also counts with the
-    suffix ``_FILE``. ``managed`` maps names the role owns to the variable that sets them.
+    ``known`` is the list of names (or a text with one a line) that the release reads, ``_FILE`` forms included. ``managed`` maps names the role owns to the variable that sets them.
 
     Example: ``{{ n8n_environment | dealscale.n8n_platform.n8n_environment_errors(names, _n8n_managed) }}``
     """
@@ -50,7 +49,7 @@ def n8n_environment_errors(
             errors.append(f"{name} is set by the platform; use {managed[plain]} instead.")
         elif name in RENAMED and name not in names:
             errors.append(f"{name} is not read by this n8n; use {RENAMED[name]}.")
-        elif name not in names and plain not in names and not FOREIGN.match(name):
+        elif name not in names and not FOREIGN.match(name):
             similar = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
             hint = f"; did you mean {similar[0]}?" if similar else "."
             errors.append(f"{name} is not a variable of this n8n{hint}")
