@@ -126,3 +126,26 @@ def test_tables_are_tuned_once_they_exist(play: Play, query: Query) -> None:
     again = play("tables.yml")
     assert again.returncode == 0, again.stdout
     assert "changed=0" in again.stdout
+
+
+def test_other_hosts_need_tls_and_a_known_address(host: Any, play: Play, query: Query, secret: Any) -> None:
+    done = play("multi_host.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    address = host.check_output("hostname -I").split()[0]
+    target = f"host={address} port=15432 dbname=shop user=shop_app password={secret('postgres_n8n_password')} "
+    ask = "psql -XAt -c 'SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()' %s"
+    verified = target + "sslmode=verify-full sslrootcert=/etc/n8n-platform/tls/ca.crt"
+    assert host.check_output(ask, verified).startswith("t|TLSv1.")
+    assert "no encryption" in host.run(ask, target + "sslmode=disable").stderr
+    # Its own key, which nobody else reads.
+    key = host.file("/run/n8n-platform-postgres/host.key")
+    assert (key.user, key.mode) == ("postgres", 0o400)
+    before = query("SELECT pg_postmaster_start_time()")
+    # A renewed certificate is taken over without a restart.
+    host.check_output("rm /run/n8n-platform-postgres/host.crt && systemctl reload postgresql@17-main")
+    host.check_output("cmp /run/n8n-platform-postgres/host.crt /etc/n8n-platform/tls/host.crt")
+    assert host.check_output(ask, verified).startswith("t|TLSv1.")
+    assert query("SELECT pg_postmaster_start_time()") == before
+    again = play("multi_host.yml")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "changed=0" in again.stdout
