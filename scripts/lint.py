@@ -53,8 +53,9 @@ def repository_files() -> list[Path]:
 
 
 def python_folders() -> list[str]:
-    """Return the folders that hold Python."""
-    return [folder for folder in PYTHON_FOLDERS if any((ROOT / folder).rglob("*.py"))]
+    """Return the folders that hold Python, those of the roles' programs included."""
+    roles = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "roles").glob("*/files"))]
+    return [folder for folder in (*PYTHON_FOLDERS, *roles) if any((ROOT / folder).rglob("*.py"))]
 
 
 def shell_files() -> list[str]:
