@@ -1,0 +1,90 @@
+"""Production's shape: an edge host, two application hosts, a data host, with TLS between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+import yaml
+
+ROOT = Path(__file__).parents[3]
+HOSTS = {name: f"n8n-platform-{name}" for name in ("edge", "app-1", "app-2", "data")}
+
+
+@pytest.fixture(scope="module")
+def hosts() -> dict[str, Any]:
+    """Return a connection to each host, by short name."""
+    inventory = os.environ["MOLECULE_INVENTORY_FILE"]
+    return {
+        short: testinfra.get_host(f"ansible://{name}?ansible_inventory={inventory}") for short, name in HOSTS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def addresses(hosts: dict[str, Any]) -> dict[str, str]:
+    """Return the private address of each host."""
+    return {
+        name: host.check_output("ip -4 -o addr show dev eth0").split()[3].split("/")[0] for name, host in hosts.items()
+    }
+
+
+def test_groups_are_those_of_the_production_inventory() -> None:
+    production = yaml.safe_load((ROOT / "inventories/production/hosts.yml").read_text(encoding="utf-8"))["platform"]
+    expected = {
+        group: sorted(name.removeprefix("n8n-") for name in content["hosts"])
+        for group, content in production["children"].items()
+    }
+    scenario = yaml.safe_load((ROOT / "molecule/multi_host/molecule.yml").read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = {}
+    for platform in scenario["platforms"]:
+        for group in platform["groups"]:
+            found.setdefault(group, []).append(platform["name"].removeprefix("n8n-platform-"))
+    assert {group: sorted(names) for group, names in found.items() if group != "platform"} == expected
+
+
+def test_a_workflow_crosses_the_hosts() -> None:
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(ROOT / "playbooks" / "verify.yml")]
+    result = subprocess.run(
+        [*command, "-e", "platform_n8n_webhooks=1 platform_n8n_workers=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert "came over HTTPS through Traefik, ran on worker-1, answered 42" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(("client", "port", "open_"), [("app-2", 5432, True), ("edge", 5432, False), ("edge", 6379, False)])
+def test_only_the_application_reaches_the_data(
+    hosts: dict[str, Any], addresses: dict[str, str], client: str, port: int, open_: bool
+) -> None:
+    probe = hosts[client].run("timeout 5 bash -c %s", f"exec 3<>/dev/tcp/{addresses['data']}/{port}")
+    assert (probe.rc == 0) == open_
+
+
+def test_the_database_refuses_plaintext_and_takes_tls(hosts: dict[str, Any], addresses: dict[str, str]) -> None:
+    hello = "openssl s_client -brief -starttls postgres -verify_return_error -CAfile /etc/n8n-platform/tls/ca.crt"
+    answer = hosts["app-1"].run(f"echo | timeout 10 {hello} -connect {addresses['data']}:5432")
+    assert "Verification: OK" in answer.stdout + answer.stderr
+
+
+def test_secrets_are_only_where_they_are_needed(hosts: dict[str, Any]) -> None:
+    def names(host: str) -> set[str]:
+        return set(hosts[host].check_output("ls /etc/n8n-platform/secrets").split())
+
+    assert "n8n_encryption_key" in names("app-2")
+    assert "redis_admin_password" not in names("app-2")
+    assert "n8n_encryption_key" not in names("data")
+
+
+def test_keys_are_the_same_on_both_application_hosts(hosts: dict[str, Any]) -> None:
+    digests = {
+        host: hosts[host].check_output("sha256sum /etc/n8n-platform/secrets/n8n_encryption_key").split()[0]
+        for host in ("app-1", "app-2")
+    }
+    assert len(set(digests.values())) == 1
