@@ -60,6 +60,10 @@ unit: setup ## Run the Python tests
 test: setup engine ## Run everything: lint, unit tests and scenarios (ROLE=name for one scenario)
 	@$(BIN)/python scripts/run_tests.py $(ROLE)
 
+.PHONY: docs
+docs: setup ## Write docs/reference/ from argument_specs, defaults and modules
+	@$(BIN)/python scripts/docs.py
+
 .PHONY: bench
 bench: setup engine ## Measure and write bench/results/
 	@$(BIN)/python tests/bench/run.py

@@ -16,6 +16,7 @@ import ansible_collections
 import pytest
 import yaml
 
+from scripts import docs
 from tests.policy.repository import ROOT, load, report, repository_files, text
 
 # Files written by programs; people neither read nor shorten them.
@@ -302,8 +303,18 @@ def test_every_decision_is_listed() -> None:
     report([f"{name} is not in {index}" for name in decisions if f"({Path(name).name})" not in listed])
 
 
+def test_the_reference_is_what_the_sources_say() -> None:
+    reference = "docs/reference"
+    committed = {Path(name).name: text(name) for name in repository_files() if name.startswith(f"{reference}/")}
+    wanted = docs.pages()
+    stale = [name for name in wanted.keys() | committed.keys() if wanted.get(name) != committed.get(name)]
+    report([f"{reference}/{name} is out of date; run: make docs" for name in stale])
+
+
 def test_programs_can_be_started() -> None:
-    programs = [name for name in repository_files() if name.endswith((".sh", "/run")) and text(name).startswith("#!")]
+    programs = [
+        name for name in repository_files() if name.startswith(("scripts/", ".ci/")) and text(name).startswith("#!")
+    ]
     report([f"{name} is not executable" for name in programs if not os.access(ROOT / name, os.X_OK)])
 
 
