@@ -59,7 +59,7 @@ def unit_sandbox(overrides: Mapping[str, Any] | None = None) -> str:
 
 
 def environment_file(variables: Mapping[str, Any]) -> str:
-    """Return variables as lines of a systemd ``EnvironmentFile``, sorted by name, quoted so that any value survives.
+    r"""Return variables as lines of a systemd ``EnvironmentFile``, sorted by name, quoted so that any value survives.
 
     Booleans become ``true`` and ``false``; variables that are empty or ``None`` are left out, as if unset.
 

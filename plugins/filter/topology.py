@@ -10,7 +10,7 @@ from typing import Any
 def host_addresses(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the address of each host as the other hosts of the platform see it.
 
-    In order: the inventory's ``platform_address``, the gathered default IPv4 address, ``ansible_host``, the name itself.
+    In order: the inventory's ``platform_address``, the gathered default IPv4 address, ``ansible_host``, its name.
 
     Example: ``{{ groups['platform'] | dealscale.n8n_platform.host_addresses(hostvars) }}``
     """

@@ -109,7 +109,7 @@ def main() -> None:
             archive.unlink()
             module.fail_json(
                 msg=f"{archive} has SHA-256 {found}, expected {module.params['sha256']}. It was removed and nothing was"
-                " changed; run again to copy it anew, and check the artifact store (make artifacts) if it happens twice."
+                " changed; run again to copy it anew, and check the artifact store (make artifacts) if it recurs."
             )
         staging = directory / ".unpacking"
         for leftover in (staging, target):

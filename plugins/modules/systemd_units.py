@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: systemd_units
 short_description: Bring a set of systemd units to the wanted state in one call
 description:
-  - Enables and starts all listed units, disables and stops surplus instances of a template, and waits until the services
-    answer. One module call does what would take one call per unit with M(ansible.builtin.systemd_service).
+  - Enables and starts all listed units, disables and stops surplus instances of a template, and waits until the
+    services answer. One module call does what would take one call per unit with M(ansible.builtin.systemd_service).
   - Runs C(systemctl daemon-reload) when systemd says that a unit file changed on disk.
 options:
   units:
@@ -29,8 +29,8 @@ options:
     type: str
   sources:
     description: >-
-      Files and links that the units read when they start. A unit that started before one of them changed is restarted. Unlike a
-      handler this also makes good a run that was interrupted between writing a file and restarting.
+      Files and links that the units read when they start. A unit that started before one of them changed is restarted.
+      Unlike a handler this also makes good a run that was interrupted between writing a file and restarting.
     type: list
     elements: path
     default: []
@@ -40,8 +40,8 @@ options:
     default: false
   ready:
     description: >-
-      What proves that a unit works: unit name to C(http://) or C(https://) address that answers 200, or C(tcp:HOST:PORT) or
-      C(unix:PATH) that accepts a connection. Certificates are not verified: the probe asks this host only.
+      What proves that a unit works: unit name to C(http://) or C(https://) address that answers 200, or C(tcp:HOST:PORT)
+      or C(unix:PATH) that accepts a connection. Certificates are not verified: the probe asks this host only.
     type: dict
     default: {}
   timeout:
@@ -130,7 +130,8 @@ class Units:
         """Return the properties this module needs, by unit name as given."""
         if not units:
             return {}
-        blocks = self.systemctl("show", "--timestamp=unix", "--property", PROPERTIES, *units, check=False).strip().split("\n\n")
+        shown = self.systemctl("show", "--timestamp=unix", "--property", PROPERTIES, *units, check=False)
+        blocks = shown.strip().split("\n\n")
         parsed = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
         return dict(zip(units, parsed, strict=False))
 
@@ -185,7 +186,8 @@ def main() -> None:
     ]
     enable = [name for name in wanted if name not in enabled]
     newest = changed_at(module.params["sources"])
-    stale = {name for name in active if int(known[name].get("ExecMainStartTimestamp", "").strip("@") or newest) < newest}
+    begun = {name: known[name].get("ExecMainStartTimestamp", "").strip("@") for name in active}
+    stale = {name for name in active if int(begun[name] or newest) < newest}
     start = wanted if state == "restarted" else [name for name in wanted if name not in active or name in stale]
     result = {"changed": bool(stop or enable or start), "started": start, "enabled": enable, "stopped": stop}
     if module.check_mode:
