@@ -63,7 +63,7 @@ def environment_file(variables: Mapping[str, Any]) -> str:
 
     Booleans become ``true`` and ``false``; variables that are empty or ``None`` are left out, as if unset.
 
-    Example: ``{{ {'A': 'b "c" $d'} | dealscale.n8n_platform.environment_file }}`` gives ``A="b \\"c\\" $d"``.
+    Example: ``{{ {'A': 'b "c" $d'} | dealscale.n8n_platform.environment_file }}`` gives ``A="b \"c\" $d"``.
     """
     lines = []
     for name, value in sorted(variables.items()):
