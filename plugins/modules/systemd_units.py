@@ -41,7 +41,8 @@ options:
   ready:
     description: >-
       What proves that a unit works: unit name to C(http://) or C(https://) address that answers 200, or
-      C(tcp:HOST:PORT) or C(unix:PATH) that accepts a connection. Certificates are not verified: the probe asks this host only.
+      C(tcp:HOST:PORT) or C(unix:PATH) that accepts a connection. Certificates are not verified: the probe asks this
+      host only.
     type: dict
     default: {}
   timeout:
