@@ -28,7 +28,9 @@ def families(addresses: Iterable[str], where: str) -> dict[str, list[str]]:
             # The zone of a link-local address (fe80::1%eth0) is no part of it.
             network = ipaddress.ip_network(re.sub(r"%[^/]+", "", str(address)), strict=False)
         except ValueError:
-            raise AnsibleFilterError(f"{where}: '{address}' is no IP address or network. Names cannot be used.") from None
+            raise AnsibleFilterError(
+                f"{where}: '{address}' is no IP address or network. Names cannot be used."
+            ) from None
         single = network.prefixlen == network.max_prefixlen
         found[f"v{network.version}"].add(str(network.network_address) if single else str(network))
     return {version: sorted(values) for version, values in found.items()}
@@ -72,8 +74,8 @@ def input_rules(
 ) -> list[Rule]:
     """Return what may reach ``host``: what the other hosts of the platform need of it, and what ``allow`` adds.
 
-    A rule of ``peers`` is ``{to: group, ports: [...], from: [groups]}``. The result's ``v4`` and ``v6`` are the sources;
-    both empty means everyone.
+    A rule of ``peers`` is ``{to: group, ports: [...], from: [groups]}``. The result's ``v4`` and ``v6`` are the
+    sources; both empty means everyone.
     """
     result = []
     for peer in peers:

@@ -8,8 +8,8 @@ DOCUMENTATION = r"""
 module: nft_info
 short_description: Ask a host what its firewall rules need to know
 description:
-  - Resolves users to numbers, finds the DNS servers in use, and tries which features of nftables this kernel has. Nothing
-    is changed, the kernel only checks the rules it is shown.
+  - Resolves users to numbers, finds the DNS servers in use, and tries which features of nftables this kernel has.
+    Nothing is changed, the kernel only checks the rules it is shown.
 options:
   users:
     description: Users to resolve; those that do not exist are left out.
@@ -126,7 +126,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    nft = module.get_bin_path("nft", opt_dirs=["/usr/sbin", "/sbin"])
+    nft = module.get_bin_path("nft")
     loaded = bool(nft) and not module.run_command([nft, "list", "table", "inet", module.params["table"]])[0]
     module.exit_json(
         changed=False,
