@@ -43,7 +43,9 @@ def test_the_site_parses_and_lists_its_tasks(inventory: str, tmp_path: Path) -> 
 
 
 def test_every_playbook_parses(tmp_path: Path) -> None:
-    done = ansible(tmp_path, "ansible-playbook", "-i", "inventories/production", "--syntax-check", "site.yml", *PLAYBOOKS)
+    done = ansible(
+        tmp_path, "ansible-playbook", "-i", "inventories/production", "--syntax-check", "site.yml", *PLAYBOOKS
+    )
     report([done.stdout + done.stderr] if done.returncode else [])
 
 
