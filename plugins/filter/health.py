@@ -31,7 +31,10 @@ def _n8n_units(settings: Mapping[str, Any], groups: set[str]) -> list[dict[str, 
         """Return one process of n8n."""
         return {"name": f"n8n-{name}.service", "probe": f"{origin}:{port}/healthz/readiness", "sources": sources}
 
-    units = [process("main", address, int(ports["n8n_main"]))] if "n8n_main" in groups else []
+    units: list[dict[str, Any]] = []
+    if "n8n_main" in groups:
+        units.append(process("main", address, int(ports["n8n_main"])))
+        units.append({"name": "n8n-guard.timer", "optional": True})
     if "n8n_webhook" in groups:
         for i in range(1, int(settings["webhooks"]) + 1):
             units.append(process(f"webhook@{i}", address, int(ports["n8n_webhook_base"]) + i))
@@ -39,7 +42,7 @@ def _n8n_units(settings: Mapping[str, Any], groups: set[str]) -> list[dict[str, 
         for i in range(1, int(settings["workers"]) + 1):
             units.append(process(f"worker@{i}", "http://127.0.0.1", int(ports["n8n_worker_base"]) + i))
             units.append({"name": f"n8n-runner@{i}.service", "sources": [f"{install}/n8n/current"]})
-    return units
+    return [*units, {"name": "n8n-watchdog.timer", "optional": True}] if units else []
 
 
 def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:

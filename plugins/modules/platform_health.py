@@ -22,6 +22,7 @@ options:
       probe:
         description: "What answers when it works: an http(s) address that gives 200, or C(tcp:HOST:PORT)."
         type: str
+      optional: {description: It is no finding when systemd does not know it., type: bool, default: false}
       sources:
         description: Globs of files it reads at its start; newer ones call for a restart.
         type: list
@@ -61,6 +62,10 @@ options:
     description: Report of the baseline role on what the kernel refuses.
     type: path
     default: /var/lib/n8n-platform/limits.json
+  guard:
+    description: Report of the guard of executions, looked at where C(n8n-guard.timer) is installed.
+    type: str
+    default: ''
   backlog_interval:
     description: Seconds between two looks at a queue in which jobs wait and nothing is active.
     type: float
@@ -91,14 +96,11 @@ summary:
   returned: always
 """
 
-import calendar
 import contextlib
 import fnmatch
 import glob
 import json
 import os
-import re
-import shutil
 import socket
 import ssl
 import time
@@ -109,22 +111,25 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health as host_health
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils.health import (
+    MEMORY_HIGH,
+    Health,
+    mebibytes,
+    percent,
+    read,
+    size,
+)
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils.resp import Redis, RedisError
 
-PROC = Path("/proc")
-REBOOT_REQUIRED = Path("/run/reboot-required")
 HTTP_OK = 200
-UNLIMITED = 2**63
 PROPERTIES = (
-    "Id,ActiveState,SubState,Result,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,MainPID,NRestarts,"
+    "Id,LoadState,ActiveState,SubState,Result,UnitFileState,NeedDaemonReload,ActiveEnterTimestamp,MainPID,NRestarts,"
     "MemoryCurrent,MemoryMax,FragmentPath,DropInPaths"
 )
 # What counts as too much, percent where not said otherwise.
-MEMORY_HIGH = 92
-DISK_WARNING, DISK_ERROR = 85, 95
-CONNECTIONS_WARNING, CONNECTIONS_ERROR = 80, 95
-REDIS_WARNING, REDIS_ERROR = 75, 95
-CERTIFICATE_WARNING_DAYS, CERTIFICATE_ERROR_DAYS = 14, 3
+CONNECTION_LEVELS = (80, 95)
+REDIS_LEVELS = (75, 95)
 RESTARTS_WARNING = 3
 LONG_TRANSACTION_S = 900
 FREEZE_WARNING = 1_000_000_000
@@ -152,58 +157,8 @@ EXECUTIONS_SQL = """select json_build_object(
    where status = 'new' and "deletedAt" is null and "createdAt" < now() - interval '5 min'),
  'running_long', (select count(*) from execution_entity
    where status = 'running' and "deletedAt" is null and "startedAt" < now() - interval '5 min'),
- 'crashed', (select coalesce(json_agg(id order by id), '[]') from (select id from execution_entity
-   where status = 'crashed' and "deletedAt" is null and "createdAt" > now() - interval '1 day'
-   order by id desc limit 100) c))"""
-
-
-class Health:
-    """What was found on this host so far."""
-
-    def __init__(self, module: AnsibleModule) -> None:
-        self.module = module
-        self.findings: list[dict[str, str]] = []
-        self.summary: dict[str, str] = {}
-        # Numbers of one area that another one needs.
-        self.jobs: dict[str, int] | None = None
-
-    def find(self, severity: str, area: str, problem: str, advice: str) -> None:
-        """Add a finding."""
-        self.findings.append({"severity": severity, "area": area, "problem": problem, "advice": advice})
-
-    def by_level(self, area: str, value: float, levels: tuple[float, float], problem: str, advice: str) -> None:
-        """Add a finding if a value has reached the level of a warning or of an error."""
-        if value >= levels[0]:
-            self.find("error" if value >= levels[1] else "warning", area, problem, advice)
-
-    def run(self, *command: str) -> str:
-        """Run a program and return its output, or nothing if it fails."""
-        code, out, _ = self.module.run_command(list(command))
-        return "" if code else str(out)
-
-
-def read(path: Path) -> str:
-    """Return the text of a small file, or nothing if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def mebibytes(value: Any) -> int:
-    """Return bytes, as systemd prints them, in MiB; 0 for unknown or unlimited."""
-    number = int(value) if str(value).isdigit() else 0
-    return 0 if number >= UNLIMITED else number // 2**20
-
-
-def size(value_mb: int) -> str:
-    """Return MiB for people."""
-    return f"{value_mb / 1024:.1f} GiB" if value_mb >= 1024 else f"{value_mb} MiB"  # noqa: PLR2004
-
-
-def percent(part: float, whole: float) -> float:
-    """Return a share in percent; 0 of nothing is 0."""
-    return 100 * part / whole if whole else 0.0
+ 'crashed', (select count(*) from execution_entity
+   where status = 'crashed' and "deletedAt" is null and "createdAt" > now() - interval '1 day'))"""
 
 
 def answers(probe: str) -> str:
@@ -239,7 +194,7 @@ def newer_sources(unit: dict[str, str], sources: list[str]) -> Iterator[str]:
             if path and os.lstat(path).st_mtime > started + CLOCK_GRAIN:
                 yield path
     with contextlib.suppress(OSError):
-        if str((PROC / unit.get("MainPID", "0") / "exe").readlink()).endswith(" (deleted)"):
+        if str((host_health.PROC / unit.get("MainPID", "0") / "exe").readlink()).endswith(" (deleted)"):
             yield "its program"
 
 
@@ -279,6 +234,8 @@ def check_units(health: Health, wanted: list[dict[str, Any]]) -> None:
     if not wanted:
         return
     shown = show(health, [entry["name"] for entry in wanted])
+    absent = {unit["Id"] for unit in shown if unit["LoadState"] == "not-found"}
+    wanted = [entry for entry in wanted if not (entry["optional"] and entry["name"] in absent)]
     running, memory = 0, []
     for entry in wanted:
         matching = [unit for unit in shown if fnmatch.fnmatch(unit["Id"], entry["name"])]
@@ -357,7 +314,7 @@ def check_redis(health: Health, instances: list[dict[str, Any]], password: str) 
             advice = f"Raise redis_{instance['name']}_maxmemory_mb, or find what fills it (redis-cli --bigkeys)."
             share = percent(used, most)
             full = f"Redis {instance['name']} has used {share:.0f} % of its memory; then it refuses jobs."
-            health.by_level(area, share, (REDIS_WARNING, REDIS_ERROR), full, advice)
+            health.by_level(area, share, REDIS_LEVELS, full, advice)
             if int(info["evicted_keys"]):
                 health.find(
                     "error", area, f"{info['evicted_keys']} keys were evicted.", "Set maxmemory-policy noeviction."
@@ -394,7 +351,7 @@ def check_postgres(health: Health, postgres: dict[str, Any]) -> None:
     )
     text = f"{found['connections']} of {found['max_connections']} connections are in use."
     advice = "Lower platform_n8n_pool or raise postgres_max_connections; see who: select * from pg_stat_activity"
-    health.by_level("database", share, (CONNECTIONS_WARNING, CONNECTIONS_ERROR), text, advice)
+    health.by_level("database", share, CONNECTION_LEVELS, text, advice)
     if found["oldest_transaction_s"] >= LONG_TRANSACTION_S:
         text = (
             f"A transaction has been open for {found['oldest_transaction_s']} s; it keeps dead rows from being removed."
@@ -422,11 +379,11 @@ def check_executions(health: Health, found: dict[str, Any] | None) -> None:
     if found is None:
         return
     hour = ", ".join(f"{count} {status}" for status, count in sorted(found["hour"].items())) or "none"
-    health.summary["executions"] = f"last hour: {hour}; crashed in 24 h: {len(found['crashed'])}"
+    health.summary["executions"] = f"last hour: {hour}; crashed in 24 h: {found['crashed']}"
     # Only where the queue is on the same host can the two be compared.
     if health.jobs is not None:
         queued = health.jobs["waiting"] + health.jobs["active"] + health.jobs["delayed"]
-        advice = "n8n marks them as crashed within n8n_recovery_interval_minutes; then retry them in the editor."
+        advice = "The guard settles them within minutes: n8n-platform guard status; n8n-platform executions lost"
         if found["waiting_long"] > queued:
             text = f"{found['waiting_long'] - queued} executions wait for more than 5 minutes and have no job."
             health.find("error", "executions", text, advice)
@@ -435,109 +392,6 @@ def check_executions(health: Health, found: dict[str, Any] | None) -> None:
                 f"{found['running_long'] - health.jobs['active']} executions count as running, but no worker has them."
             )
             health.find("error", "executions", text, advice)
-    if found["crashed"]:
-        shown = ", ".join(str(one) for one in found["crashed"][-5:])
-        text = f"{len(found['crashed'])} executions crashed in the last 24 h (newest: {shown})."
-        health.find("warning", "executions", text, "Open them in the editor and retry: Executions, filter Crashed.")
-
-
-def expiry(health: Health, source: str) -> float | None:
-    """Return when a certificate ends, seconds since 1970, or None if there is no certificate."""
-    command = ["openssl", "x509", "-noout", "-enddate"]
-    if source.startswith("tls:"):
-        host, port, name = source[4:].split(":")
-        try:
-            with (
-                socket.create_connection((host, int(port)), timeout=5) as raw,
-                ssl._create_unverified_context().wrap_socket(raw, server_hostname=name) as secure,  # noqa: S323
-            ):
-                certificate = ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True) or b"")
-        except OSError:
-            return None
-        _, out, _ = health.module.run_command(command, data=certificate)
-    else:
-        _, out, _ = health.module.run_command([*command, "-in", source])
-    match = re.search(r"notAfter=(.+?) GMT", str(out))
-    return calendar.timegm(time.strptime(match.group(1), "%b %d %H:%M:%S %Y")) if match else None
-
-
-def check_certificates(health: Health, certificates: dict[str, str]) -> None:
-    """Look how long the certificates last."""
-    days = {}
-    for name, source in certificates.items():
-        end = expiry(health, source)
-        if end is None:
-            advice = "Run site.yml; systemctl status n8n-platform-pki.timer traefik"
-            health.find("error", "certificates", f"The certificate of {name} cannot be read ({source}).", advice)
-            continue
-        days[name] = int((end - time.time()) // 86400)
-        if days[name] <= CERTIFICATE_WARNING_DAYS:
-            severity = "error" if days[name] <= CERTIFICATE_ERROR_DAYS else "warning"
-            text = f"ends in {days[name]} days" if days[name] >= 0 else "has ended"
-            advice = "It should have been renewed: journalctl -u n8n-platform-pki -u traefik; then run site.yml."
-            text = f"The certificate of {name} {text}."
-            health.find(severity, "certificates", text, advice)
-    if days:
-        health.summary["certificates"] = ", ".join(f"{name} {left} days" for name, left in days.items())
-
-
-def check_versions(health: Health, versions: dict[str, dict[str, str]]) -> None:
-    """Compare what is installed with what the inventory asks for."""
-    found = {}
-    for name, entry in versions.items():
-        try:
-            found[name] = Path(entry["link"]).readlink().name
-        except OSError:
-            found[name] = "missing"
-        if found[name] != str(entry["wanted"]):
-            text = f"{name} is {found[name]}, the inventory asks for {entry['wanted']}."
-            health.find("warning", "versions", text, "Run site.yml.")
-    if found:
-        health.summary["versions"] = ", ".join(f"{name} {version}" for name, version in found.items())
-
-
-def check_disks(health: Health, paths: list[str]) -> None:
-    """Look at the file systems."""
-    seen, texts = set(), []
-    for path in map(Path, paths):
-        while not path.exists():
-            path = path.parent  # noqa: PLW2901
-        while not path.is_mount():
-            path = path.parent  # noqa: PLW2901
-        if path in seen:
-            continue
-        seen.add(path)
-        usage, status = shutil.disk_usage(path), os.statvfs(path)
-        full = percent(usage.used, usage.used + usage.free)
-        texts.append(f"{path} {full:.0f} % ({size(usage.free // 2**20)} free)")
-        advice = f"du -xh --max-depth=2 {path} | sort -h | tail; prune executions, remove old releases, add space"
-        levels = (DISK_WARNING, DISK_ERROR)
-        health.by_level("disk", full, levels, f"{path} is {full:.0f} % full.", advice)
-        inodes = percent(status.f_files - status.f_ffree, status.f_files)
-        health.by_level("disk", inodes, levels, f"{path} has used {inodes:.0f} % of its inodes.", advice)
-    health.summary["disk"] = ", ".join(texts)
-
-
-def check_host(health: Health, limits: str) -> None:
-    """Look at memory, clock, kernel limits and pending reboots."""
-    memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", read(PROC / "meminfo"), re.MULTILINE))
-    total, free = int(memory.get("MemTotal", 0)) // 1024, int(memory.get("MemAvailable", 0)) // 1024
-    uptime = int(float(read(PROC / "uptime").split()[0] if read(PROC / "uptime") else 0))
-    load = " ".join(read(PROC / "loadavg").split()[:3])
-    health.summary["host"] = (
-        f"{size(total - free)} of {size(total)} memory used, load {load}, up {uptime // 86400} days"
-    )
-    if percent(free, total) <= 100 - MEMORY_HIGH:
-        advice = "Lower platform_n8n_workers, or add memory; systemd-cgtop -m shows who uses it."
-        health.find("warning", "host", f"Only {free} of {total} MiB of memory are available.", advice)
-    if health.run("timedatectl", "show", "--property=NTPSynchronized", "--value").strip() == "no":
-        advice = "chronyc tracking; systemctl status chrony (a container has the clock of its host)"
-        health.find("warning", "host", "The clock is not synchronised.", advice)
-    if REBOOT_REQUIRED.exists():
-        health.find("warning", "host", "Security updates wait for a reboot.", "Reboot in a quiet moment.")
-    with contextlib.suppress(ValueError):
-        for one in json.loads(read(Path(limits)) or "{}").get("findings", []):
-            health.find("warning", "kernel", one["problem"], one["advice"])
 
 
 def main() -> None:
@@ -545,6 +399,7 @@ def main() -> None:
     unit = {
         "name": {"type": "str", "required": True},
         "probe": {"type": "str"},
+        "optional": {"type": "bool", "default": False},
         "sources": {"type": "list", "elements": "str", "default": []},
     }
     instance = {
@@ -566,18 +421,21 @@ def main() -> None:
             "versions": {"type": "dict", "default": {}},
             "disks": {"type": "list", "elements": "path", "default": ["/"]},
             "limits": {"type": "path", "default": "/var/lib/n8n-platform/limits.json"},
+            "guard": {"type": "str", "default": ""},
             "backlog_interval": {"type": "float", "default": 3},
         },
         supports_check_mode=True,
     )
     given, health = module.params, Health(module)
-    check_host(health, given["limits"])
+    host_health.check_host(health, given["limits"])
     check_units(health, given["units"])
     check_redis(health, given["redis"], read(Path(given["admin_password_file"])))
     check_postgres(health, given["postgres"])
-    check_certificates(health, given["certificates"])
-    check_versions(health, given["versions"])
-    check_disks(health, given["disks"])
+    if given["guard"] and health.run("systemctl", "show", "-P", "LoadState", "n8n-guard.timer").strip() == "loaded":
+        host_health.check_guard(health, Path(given["guard"]))
+    host_health.check_certificates(health, given["certificates"])
+    host_health.check_versions(health, given["versions"])
+    host_health.check_disks(health, given["disks"])
     module.exit_json(changed=False, findings=health.findings, summary=health.summary)
 
 

@@ -39,11 +39,13 @@ def test_a_single_host() -> None:
         "redis-queue.service",
         "redis-cache.service",
         "n8n-main.service",
+        "n8n-guard.timer",
         "n8n-webhook@1.service",
         "n8n-worker@1.service",
         "n8n-runner@1.service",
         "n8n-worker@2.service",
         "n8n-runner@2.service",
+        "n8n-watchdog.timer",
         "traefik.service",
         "traefik-websecure.socket",
     ]
@@ -58,7 +60,8 @@ def test_a_single_host() -> None:
 
 def test_one_host_of_several() -> None:
     plan = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["platform", "n8n_webhook"]})
-    (unit,) = plan["units"]
+    (unit, watchdog) = plan["units"]
+    assert watchdog["optional"]
     assert unit["probe"] == "https://10.0.0.1:5701/healthz/readiness"
     assert plan["certificates"] == {"this host": "/etc/n8n-platform/tls/host.crt"}
     data = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["redis"]})

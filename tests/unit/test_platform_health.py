@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health
 from ansible_collections.dealscale.n8n_platform.plugins.modules import platform_health
 
 from tests.unit.fake_redis import FakeRedis
@@ -28,6 +29,7 @@ GIB = 2**30
 
 UNIT = {
     "Id": "n8n-main.service",
+    "LoadState": "loaded",
     "ActiveState": "active",
     "SubState": "running",
     "Result": "success",
@@ -64,7 +66,7 @@ DATABASE = {
     "freeze_age": 1000,
     "executions": True,
 }
-EXECUTIONS: dict[str, Any] = {"hour": {"success": 3}, "waiting_long": 0, "running_long": 0, "crashed": []}
+EXECUTIONS: dict[str, Any] = {"hour": {"success": 3}, "waiting_long": 0, "running_long": 0, "crashed": 0}
 
 
 @pytest.fixture
@@ -76,9 +78,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_command: Any) -> 
     (proc / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\n")
     (proc / "uptime").write_text("172800.5 1.0\n")
     (proc / "loadavg").write_text("0.10 0.20 0.30 1/100 1\n")
-    monkeypatch.setattr(platform_health, "PROC", proc)
-    monkeypatch.setattr(platform_health, "REBOOT_REQUIRED", tmp_path / "reboot-required")
-    monkeypatch.setattr(platform_health.shutil, "disk_usage", lambda _: Usage(100 * GIB, 40 * GIB, 60 * GIB))
+    monkeypatch.setattr(health, "PROC", proc)
+    monkeypatch.setattr(health, "REBOOT_REQUIRED", tmp_path / "reboot-required")
+    monkeypatch.setattr(health.shutil, "disk_usage", lambda _: Usage(100 * GIB, 40 * GIB, 60 * GIB))
     monkeypatch.setattr(os, "statvfs", lambda _: Status(100, 90))
     fake_command("timedatectl", stdout="yes\n")
     return tmp_path
@@ -124,7 +126,7 @@ def test_a_host_that_is_not(look: Look, host: Path, fake_command: Any, monkeypat
     (host / "reboot-required").touch()
     (host / "limits.json").write_text(json.dumps({"findings": [{"problem": "No swap.", "advice": "Add swap."}]}))
     fake_command("timedatectl", stdout="no\n")
-    monkeypatch.setattr(platform_health.shutil, "disk_usage", lambda _: Usage(100, 96, 4))
+    monkeypatch.setattr(health.shutil, "disk_usage", lambda _: Usage(100, 96, 4))
     monkeypatch.setattr(os, "statvfs", lambda _: Status(100, 10))
     text = "\n".join(look(disks=["/", str(host / "nothing/here")])[0])
     assert "warning Only 97 of 8192 MiB of memory are available." in text
@@ -173,6 +175,14 @@ def test_units_started_before_their_files_changed(look: Look, host: Path, system
     systemctl(old)
     (line,) = look(units=[{"name": "n8n-main.service", "sources": [f"{host}/*.env"]}])[0]
     assert f"was started before {unit}, {env}, its program changed." in line
+
+
+def test_a_unit_nobody_must_have(look: Look, systemctl: Callable[..., None]) -> None:
+    wanted = [{"name": "n8n-main.service"}, {"name": "n8n-watchdog.timer", "optional": True}]
+    systemctl(UNIT, {"Id": "n8n-watchdog.timer", "LoadState": "not-found", "ActiveState": "inactive"})
+    assert look(units=wanted) == ([], {**look(units=wanted)[1], "units": "1 of 1 run; MiB: n8n-main 300"})
+    systemctl(UNIT, {"Id": "n8n-watchdog.timer", "LoadState": "loaded", "ActiveState": "inactive"})
+    assert "n8n-watchdog.timer is inactive" in look(units=wanted)[0][0]
 
 
 def test_other_units_that_failed(look: Look, systemctl: Callable[..., None]) -> None:
@@ -346,14 +356,64 @@ def test_a_database_without_answers(look: Look, psql: Callable[..., None], fake_
 
 
 def test_executions_that_no_longer_move(look: Look, host: Path, psql: Callable[..., None]) -> None:
-    psql({}, {"hour": {}, "waiting_long": 7, "running_long": 2, "crashed": [1, 2, 3, 4, 5, 6]})
+    psql({}, {"hour": {}, "waiting_long": 7, "running_long": 2, "crashed": 6})
     lines, summary = queue(look, host, Queue({}, wait=2, active=1), postgres=POSTGRES)
     assert "error 4 executions wait for more than 5 minutes and have no job." in lines[0]
     assert "error 1 executions count as running, but no worker has them." in lines[1]
-    assert "warning 6 executions crashed in the last 24 h (newest: 2, 3, 4, 5, 6)." in lines[2]
     assert summary["executions"] == "last hour: none; crashed in 24 h: 6"
     # With the queue on another host the two cannot be compared.
-    assert len(look(postgres=POSTGRES)[0]) == 1
+    assert look(postgres=POSTGRES)[0] == []
+
+
+GUARD: dict[str, Any] = {
+    "lost": 0,
+    "lost_without_payload": 0,
+    "rerunning": 0,
+    "payload_copy_active": True,
+    "problems": [],
+}
+
+
+def guarded(look: Look, host: Path, age: int = 10, **said: Any) -> tuple[list[str], dict[str, str]]:
+    """Look at a host whose guard said this so many seconds ago."""
+    (host / "guard.json").write_text(
+        json.dumps({**GUARD, "payload_copy_active": True, "at": time.time() - age, **said})
+    )
+    return look(guard=str(host / "guard.json"))
+
+
+def test_no_guard(look: Look, host: Path, fake_command: Any) -> None:
+    fake_command("systemctl", stdout="not-found\n")
+    assert guarded(look, host, lost=3)[0] == []
+
+
+def test_the_guard(look: Look, host: Path, fake_command: Any) -> None:
+    fake_command("systemctl", stdout="loaded\n")
+    assert "has not run yet" in look(guard=str(host / "guard.json"))[0][0]
+    findings, summary = guarded(look, host)
+    assert findings == []
+    assert summary["guard"].startswith("0 lost, 0 running again, pass 1")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ({"age": 900}, "error The guard of executions has not finished a pass for 900 s."),
+        (
+            {"lost": 3},
+            "error 3 accepted executions did not come to an end, with their payload. -> n8n-platform executions",
+        ),
+        ({"lost": 3, "lost_without_payload": 1}, "did not come to an end, 1 of them without their payload."),
+        ({"payload_copy_active": False}, "warning No copy of payloads is kept"),
+        ({"problems": ["A trigger is missing."]}, "warning A trigger is missing. -> n8n-platform guard status"),
+    ],
+)
+def test_the_guard_has_something_to_say(
+    look: Look, host: Path, fake_command: Any, said: dict[str, Any], line: str
+) -> None:
+    fake_command("systemctl", stdout="loaded\n")
+    (found,) = guarded(look, host, **said)[0]
+    assert line in found
 
 
 def certificate(directory: Path, days: int) -> tuple[Path, Path]:
