@@ -55,7 +55,7 @@ def containers(scenario: str) -> list[str]:
 
 def remove(scenario: str) -> None:
     """Remove what an interrupted run of a scenario left: its containers and Molecule's memory of them."""
-    subprocess.run(["docker", "rm", "--force", *containers(scenario)], capture_output=True, check=False)
+    subprocess.run(["docker", "rm", "--force", "--volumes", *containers(scenario)], capture_output=True, check=False)
     subprocess.run(
         ["molecule", "reset", "--scenario-name", scenario],
         cwd=ROOT,

@@ -122,7 +122,7 @@ def test_scenarios_are_cleaned_before_and_reserved(
     assert held is not None
     held.close()
     assert run(job("x", scenario=True))[0][0].counts == Counts(2, 0)
-    assert docker.calls == [["rm", "--force", "n8n-platform-x-a", "n8n-platform-b"]]
+    assert docker.calls == [["rm", "--force", "--volumes", "n8n-platform-x-a", "n8n-platform-b"]]
     definition.write_text("---\n{}\n")
     assert scenarios.containers("x") == ["n8n-platform-x"]
 
