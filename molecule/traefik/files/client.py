@@ -25,7 +25,7 @@ def connect(request):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if plain:
         return connection
-    context = ssl.create_default_context(cafile="/etc/n8n-platform/tls/ca.crt")
+    context = ssl.create_default_context(cafile=request.get("ca", "/etc/n8n-platform/tls/ca.crt"))
     if "tls_max" in request:
         context.minimum_version = ssl.TLSVersion.TLSv1
         context.maximum_version = ssl.TLSVersion[request["tls_max"]]

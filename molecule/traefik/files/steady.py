@@ -1,7 +1,7 @@
 """Ask Traefik without pause while a command runs; ``steady.py COMMAND...`` prints what went wrong.
 
-One thread opens a connection per request, one keeps a single connection, as long as the server does. They go on until
-two seconds after the command ended.
+One thread opens a connection per request, one keeps a single connection, as long as the server does. The command begins
+when both have had some answers, and they go on until they have had more after its end.
 """
 
 import http.client
@@ -22,8 +22,9 @@ def fresh():
     """Open a connection for each request."""
     while not done.is_set():
         answer = client.ask(REQUEST)
-        result["new"] += 1
-        if answer.get("status") != http.HTTPStatus.OK:
+        if answer.get("status") == http.HTTPStatus.OK:
+            result["new"] += 1
+        else:
             result["failed"].append(f"new: {answer}")
         if answer.get("serial") not in result["serials"]:
             result["serials"].append(answer.get("serial"))
@@ -41,22 +42,32 @@ def kept():
             connection = None
             result.setdefault("reopened", []).append(str(error))
             continue
-        result["kept"] += 1
-        if answer["status"] != http.HTTPStatus.OK:
+        if answer["status"] == http.HTTPStatus.OK:
+            result["kept"] += 1
+        else:
             result["failed"].append(f"kept: {answer}")
         if answer["headers"].get("connection") == "close":
             connection = None
         done.wait(0.02)
 
 
+def wait_for_answers(number):
+    """Wait until both threads have had this many more good answers."""
+    wanted = {kind: result[kind] + number for kind in ("new", "kept")}
+    deadline = time.monotonic() + 60
+    while any(result[kind] < wanted[kind] for kind in wanted) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 threads = [threading.Thread(target=target) for target in (fresh, kept)]
 for thread in threads:
     thread.start()
+wait_for_answers(10)
 begin = time.monotonic()
 command = subprocess.run(sys.argv[1:], capture_output=True, text=True, check=False)
 result["seconds"] = round(time.monotonic() - begin, 2)
 result["command"] = [command.returncode, command.stderr]
-done.wait(2)
+wait_for_answers(30)
 done.set()
 for thread in threads:
     thread.join()

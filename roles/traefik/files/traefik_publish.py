@@ -41,6 +41,7 @@ UNITS = {
     "traefik-publish.path": ("/etc/systemd/system/traefik-publish.path",),
 }
 START_SECONDS = 20
+COMPLAINT_SECONDS = 1
 PAIR_SECONDS = 5
 # Lets the check ask its own instance what it made of the configuration; the running one has no API.
 API_ROUTER = (
@@ -234,7 +235,10 @@ def probe(settings: dict[str, Any], directory: Path) -> list[str]:
                 reader.join(2)
                 return [line for line in lines if line] or [f"Traefik ended with code {process.returncode}"]
             found = list(complaints(list(lines), {}))
-            if any("while building configuration" in line for line in found) or time.monotonic() > deadline:
+            if found:
+                # Wait a little for the rest of the complaints, but not for a configuration that cannot be loaded.
+                deadline = min(deadline, time.monotonic() + COMPLAINT_SECONDS)
+            if time.monotonic() > deadline:
                 return found or ["Traefik did not load the configuration in time"]
             raw = fetch(settings, "/api/rawdata")
             if raw:
