@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health
 from ansible_collections.dealscale.n8n_platform.plugins.modules import platform_health
 
-from tests.unit.fake_redis import FakeRedis
+from tests.unit.fake_redis import INFO, FakeRedis, Queue
 
 Run = Callable[..., dict[str, Any]]
 Usage = namedtuple("Usage", "total used free")
@@ -42,17 +42,6 @@ UNIT = {
     "MemoryMax": str(1024 * 2**20),
     "FragmentPath": "",
     "DropInPaths": "",
-}
-INFO = {
-    "redis_version": "8.0.2",
-    "used_memory": str(10 * 2**20),
-    "maxmemory": str(100 * 2**20),
-    "maxmemory_policy": "noeviction",
-    "evicted_keys": "0",
-    "rejected_connections": "0",
-    "aof_enabled": "1",
-    "aof_last_write_status": "ok",
-    "aof_last_bgrewrite_status": "ok",
 }
 DATABASE = {
     "version": "17.11 (Debian 17.11-1)",
@@ -225,24 +214,6 @@ def test_readiness(look: Look, systemctl: Callable[..., None], web: str) -> None
         findings, _ = look(units=[{"name": "n8n-main.service", "probe": probe}])
         assert len(findings) == bool(why), probe
         assert not why or why.lower() in findings[0].lower()
-
-
-class Queue:
-    """Answers as Redis would with these jobs; ``later`` replaces the jobs from the second look on."""
-
-    def __init__(self, info: dict[str, str], later: dict[str, int] | None = None, **jobs: int) -> None:
-        self.info, self.later, self.jobs, self.looks = {**INFO, **info}, later, jobs, 0
-
-    def __call__(self, words: list[str]) -> str:
-        if words[0] == "AUTH":
-            return "+OK\r\n"
-        if words[0] == "INFO":
-            text = "".join(f"{name}:{value}\r\n" for name, value in self.info.items())
-            return f"${len(text)}\r\n{text}\r\n"
-        state = words[1].rsplit(":", 1)[1]
-        self.looks += state == "wait" and words[0] == "LLEN"
-        jobs = self.later if self.later is not None and self.looks > 1 else self.jobs
-        return "$-1\r\n" if words[0] == "LINDEX" else f":{jobs.get(state, 0)}\r\n"
 
 
 def queue(
