@@ -86,7 +86,9 @@ from ansible_collections.dealscale.n8n_platform.plugins.module_utils.resp import
 
 MODE = 0o640
 ROOT = 0
-HEADER = "user default off resetpass resetkeys resetchannels -@all"
+# Nobody can sign in as default. It keeps all rights: Redis reads its append-only file back as this user and drops
+# every transaction the user may not run: all that scripts, and so job queues, have written.
+HEADER = "user default off resetpass ~* &* +@all"
 
 
 def render(users: list[dict[str, Any]], passwords: dict[str, str]) -> tuple[str, str]:
