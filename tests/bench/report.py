@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Render docs/benchmarks.md from a result: only what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.bench.sites import WORKFLOWS
+
+NOT_YET = "Not measured yet.\n"
+Table = list[tuple[Any, ...]]
+
+
+def table(head: tuple[str, ...], rows: Table) -> str:
+    """Return a Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines) + "\n"
+
+
+def goals(found: list[dict[str, Any]]) -> str:
+    """Return a table of goals and what was reached."""
+    return table(
+        ("goal", "wanted", "measured", "reached"),
+        [(g["goal"], g["wanted"], g["reached"], "yes" if g["met"] else "**no**") for g in found],
+    )
+
+
+def span(value: dict[str, float] | None) -> str:
+    """Return a median with its range."""
+    return f"{value['median']:g} ({value['min']:g} to {value['max']:g})" if value else "-"
+
+
+def when(part: dict[str, Any]) -> str:
+    """Return the line that says when a part was measured and how busy the machine was."""
+    load = f"load average before it, from other work on the machine: {part['load_before']:g}"
+    return f"Measured {part['at']} UTC; {load}.\n\n"
+
+
+def sandbox(part: dict[str, Any]) -> str:
+    """Return the section on the sandbox."""
+    first, second = part["result"]["first_run"], part["result"]["second_run"]
+    if isinstance(first, str):
+        text = f"First run: not measured yet ({first}).\n\n"
+    else:
+        text = (
+            "First run, seconds: "
+            + ", ".join(f"{step} {seconds:g}" for step, seconds in first["timings_s"].items())
+            + ".\n\n"
+            + goals(first["goals"])
+        )
+    calls = ", ".join(f"{role} {count}" for role, count in second["module_calls"].items())
+    restarted = ", ".join(second["restarted"]) or "none"
+    return (
+        f"{text}Second run of `site.yml` ({second['units_watched']} units watched; restarted: {restarted};"
+        f" exit code {second['exit_code']}):\n\n"
+        f"{goals(second['goals'])}Module calls by role ({second['module_calls_total']} in all): {calls}.\n"
+    )
+
+
+def cpu_groups(runs: list[dict[str, Any]]) -> list[tuple[str, float]]:
+    """Return CPU milliseconds for each completed execution by kind of unit, most first."""
+    used: dict[str, float] = {}
+    for run in runs:
+        for unit, seconds in run["cpu_s"].items():
+            kind = unit.split("@")[0].removeprefix("n8n-bench-")
+            used[kind] = used.get(kind, 0.0) + seconds
+    done = sum(run["completed_in_window"] for run in runs) or 1
+    return sorted(
+        ((kind, round(1000 * seconds / done, 1)) for kind, seconds in used.items()), key=lambda pair: -pair[1]
+    )
+
+
+def cpu_line(name: str, runs: list[dict[str, Any]]) -> str:
+    """Return where the CPU time of one execution goes."""
+    groups = [f"{kind} {ms:g}" for kind, ms in cpu_groups(runs) if ms >= 0.1]
+    other = sum(run["cpu_other_s"] for run in runs) / sum(run["window_s"] for run in runs)
+    return f"- {name}: {', '.join(groups)}. Work outside the measured host used {other:.2f} cores meanwhile.\n"
+
+
+COMPARISONS = (
+    ("vm", "vm, n8n's default"),
+    ("vm_plain", "vm"),
+    ("vm_plain_lazy", "vm, lazy acquire"),
+    ("legacy", "legacy"),
+)
+
+
+def throughput(part: dict[str, Any]) -> str:
+    """Return the section on throughput."""
+    result = part["result"]
+    rows: Table = []
+    for key, engine in COMPARISONS:
+        if found := result.get(key):
+            what = WORKFLOWS[found["workflow"]]
+            by_hand, ratio = span(found.get("by_hand_per_s")), span(found.get("ratio"))
+            rows.append((engine, what, span(found["platform_per_s"]), by_hand, ratio, span(found.get("control_ratio"))))
+    lazy = "on" if result["lazy_acquire"] == "true" else "off"
+    text = (
+        f"The platform has {result['workers']} workers; lazy acquire is {lazy} unless said otherwise."
+        " Completed executions a second, median (least to most), and their ratio:\n\n"
+    )
+    text += table(
+        ("expression engine", "workflow", "platform", "n8n by hand", "ratio", "control: platform / platform"), rows
+    )
+    if legacy := result.get("legacy", {}).get("ratio_to_default"):
+        text += f"The platform with `legacy` against n8n by hand with its default engine: {span(legacy)}.\n\n"
+    if rates := result.get("fixed_rates"):
+        text += (
+            "Acknowledgement and completion at fixed rates, milliseconds (open loop, vm engine, one expression):\n\n"
+        )
+        lines: Table = []
+        for run in rates:
+            answer, done = run["acknowledgement_ms"], run["until_done_ms"]
+            cells = [
+                f"{values.get('p50', 0):g} / {values.get('p95', 0):g} / {values.get('p99', 0):g}"
+                for values in (answer, done)
+            ]
+            lines.append(
+                (run["rate_per_s"], run["site"], run["completions_per_s"], *cells, sum(run["errors"].values()))
+            )
+        text += table(
+            (
+                "offered/s",
+                "",
+                "completed/s",
+                "acknowledged p50 / p95 / p99",
+                "stored as done p50 / p95 / p99",
+                "errors",
+            ),
+            lines,
+        )
+    if found := result.get("goals"):
+        text += goals(found)
+    text += "Where the time goes, CPU milliseconds for each completed execution:\n\n"
+    for key, engine in COMPARISONS:
+        for site in ("platform", "by hand"):
+            if runs := [run for run in result.get(key, {}).get("runs", []) if run["site"] == site]:
+                text += cpu_line(f"{site}, {engine}, {result[key]['workflow']}", runs)
+    return text
+
+
+def memory(part: dict[str, Any]) -> str:
+    """Return the section on memory."""
+    result = part["result"]
+    loads = result["load"]
+    text = goals(result["goals"]) + "MiB of each unit (PSS, largest of three samples under load):\n\n"
+    rows: Table = []
+    for unit, idle in result["idle_mib"].items():
+        under = [loads[kind]["mib"].get(unit, 0) for kind in loads]
+        limit = result["limits_mib"].get(unit)
+        rows.append((unit, idle, *under, limit or "-", f"{limit - max(idle, *under):.0f}" if limit else "-"))
+    rows.append(("all, GiB", result["idle_gib"], *(loads[kind]["gib"] for kind in loads), "", ""))
+    text += table(("unit", "idle", *(f"load: {kind}" for kind in loads), "MemoryMax", "headroom"), rows)
+    loaded = ", ".join(f"{kind} {load['run']['completions_per_s']:g}/s" for kind, load in loads.items())
+    text += f"Loads: 60 unfinished executions, so that each worker has its ten; {loaded}.\n"
+    if peaks := result["worker_slice_peak_mib"]:
+        text += "The most the kernel has ever charged a worker with its runner (file cache included, limit 512 MiB): "
+        text += f"{max(peaks.values()):g} MiB.\n"
+    return text
+
+
+def spread(part: dict[str, Any]) -> str:
+    """Return the section on the spread over workers."""
+    result = part["result"]
+    rows: Table = list(result["executions"].items())
+    verdict = "Every worker executed work" if result["met"] else "**Not every worker executed work**"
+    return (
+        table(("worker", "executions"), rows)
+        + f"{verdict}; {result['acknowledged']} acknowledged, {result['succeeded']} succeeded.\n"
+    )
+
+
+def guard_cost(part: dict[str, Any]) -> str:
+    """Return the section on the price of the payload copy."""
+    result = part["result"]
+    if isinstance(result, str):
+        return f"Not measured yet: {result}.\n"
+    return (
+        table(
+            ("payload copy", "completed/s"),
+            [("on", span(result["on_per_s"])), ("off", span(result["off_per_s"])), ("ratio", span(result["ratio"]))],
+        )
+        + f"Switched off and on in turn (triggers: {', '.join(result['triggers'])}); engine as the platform sets it.\n"
+    )
+
+
+SECTIONS = (
+    ("sandbox", "Setting up: first and second run", sandbox),
+    ("throughput", "Throughput", throughput),
+    ("memory", "Memory", memory),
+    ("spread", "Spread over the workers", spread),
+    ("guard-cost", "What the payload copy costs", guard_cost),
+)
+
+METHOD = """## Method
+
+- Everything, the driver included, shares the machine's cores: the sandbox's container has no limits of its own.
+  Numbers of a machine with more cores, or with the driver elsewhere, are higher; the ratios are what to compare.
+- The webhook answers at once (`onReceived`), carries 1 kB, and every execution is saved. Counted are executions
+  stored as succeeded in PostgreSQL inside the window, not acknowledgements. The driver keeps 60 executions
+  unfinished without waiting for answers: what is counted is what can be sustained. Fixed rates are an open loop: a
+  latency counts from when its request was due.
+- *Platform*: as `make sandbox` sets it up, called over TLS through Traefik, with the certificate checked. *n8n by
+  hand*: the same n8n, Node.js, PostgreSQL and Redis releases as n8n's queue mode documentation starts them: one
+  main process that also takes the webhooks, one worker with the default concurrency of 10, a PostgreSQL cluster
+  with Debian's settings, Redis with its own settings (no append-only file), plain HTTP without a proxy, `NODE_ENV`
+  unset. So it does less: no TLS, no proxy, no durable queue, no payload copy, no sandboxed units.
+- Both run in the same host; the processes of the one that is not measured are stopped. Order: platform, by hand,
+  platform, by hand. The control compares the platform with itself, one half of its turns with the other: a ratio
+  inside the control's range says nothing.
+- Ratios are of medians; the range is the least and the most that any two turns give.
+- Memory is PSS (shared pages counted once), from the kernel.
+
+## Limits
+
+One machine, short windows, one after the other; other work on the machine is stated, not removed. A container
+shares its kernel with the driver. Nothing here says how large payloads, binary data or long workflows behave.
+"""
+
+
+def page(data: dict[str, Any], name: str) -> str:
+    """Return docs/benchmarks.md for a result file."""
+    machine, versions = data["machine"], data["versions"]
+    text = (
+        "# Measured numbers\n\n`make bench` writes this page and the raw numbers "
+        f"([bench/results/{name}](../bench/results/{name})). Other results: [bench/results/](../bench/results).\n\n"
+        f"Machine: {machine['cores']} cores ({machine['processor']}), {machine['memory_gib']:g} GiB of memory,"
+        f" Linux {machine['kernel']}.\n"
+        f"Versions: n8n {versions['n8n']}, Node.js {versions['nodejs']}, PostgreSQL {versions['postgresql']},"
+        f" Redis {versions['redis']}.\n\n"
+    )
+    for part, title, section in SECTIONS:
+        measured = data["parts"].get(part)
+        text += f"## {title}\n\n" + (when(measured) + section(measured) if measured else NOT_YET) + "\n"
+    return text + METHOD
