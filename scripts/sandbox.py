@@ -79,13 +79,15 @@ def screen(summary: dict[str, Any]) -> str:
     lines = [
         "",
         f"  n8n runs at        {summary['url']}",
-        f"  sign in            user {summary['editor_user']} at the browser's prompt, then {summary['owner_email']} in n8n",
+        f"  sign in            {summary['editor_user']} at the browser's prompt, then {summary['owner_email']} in n8n",
         f"  passwords          {summary['basic_auth_file']} (prompt), {summary['owner_password_file']} (n8n)",
         f"  root certificate   {summary['ca_file']} (import it, or use curl --cacert)",
         f"  proof              {summary['proof']}",
         "",
         "  memory, MiB        "
-        + ", ".join(f"{len(v)} x {name} {sum(v)}" if len(v) > 1 else f"{name} {v[0]}" for name, v in sorted(groups.items())),
+        + ", ".join(
+            f"{len(v)} x {name} {sum(v)}" if len(v) > 1 else f"{name} {v[0]}" for name, v in sorted(groups.items())
+        ),
         f"                     {sum(memory.values())} in all",
         "  seconds            " + ", ".join(f"{step} {seconds:g}" for step, seconds in summary["timings_s"].items()),
         "",
@@ -123,7 +125,9 @@ def up() -> None:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(secret)
-    (STATE / "ca.crt").write_text(output("docker", "exec", CONTAINER, "cat", "/etc/n8n-platform/tls/ca.crt"), encoding="utf-8")
+    (STATE / "ca.crt").write_text(
+        output("docker", "exec", CONTAINER, "cat", "/etc/n8n-platform/tls/ca.crt"), encoding="utf-8"
+    )
     summary = {
         "url": proof["url"],
         "ca_file": str(STATE / "ca.crt"),

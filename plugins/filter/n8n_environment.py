@@ -37,7 +37,8 @@ def n8n_environment_errors(
 ) -> list[str]:
     """Return one sentence for each variable that n8n would ignore or that another variable already sets.
 
-    ``known`` is the list of names (or a text with one a line) that the release reads, ``_FILE`` forms included. ``managed`` maps names the role owns to the variable that sets them.
+    ``known`` is the list of names (or a text with one a line) that the release reads, ``_FILE`` forms included.
+    ``managed`` maps names the role owns to the variable that sets them.
 
     Example: ``{{ n8n_environment | dealscale.n8n_platform.n8n_environment_errors(names, _n8n_managed) }}``
     """

@@ -59,7 +59,9 @@ def test_a_workflow_crosses_the_hosts() -> None:
     assert "came over HTTPS through Traefik, ran on worker-1, answered 42" in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize(("client", "port", "open_"), [("app-2", 5432, True), ("edge", 5432, False), ("edge", 6379, False)])
+@pytest.mark.parametrize(
+    ("client", "port", "open_"), [("app-2", 5432, True), ("edge", 5432, False), ("edge", 6379, False)]
+)
 def test_only_the_application_reaches_the_data(
     hosts: dict[str, Any], addresses: dict[str, str], client: str, port: int, open_: bool
 ) -> None:

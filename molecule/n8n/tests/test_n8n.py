@@ -65,14 +65,14 @@ def test_a_worker_runs_the_workflow_and_the_runner_its_code(host: Any) -> None:
     assert answer["hash"] == hashlib.sha256(b"hello").hexdigest()
     assert answer["fs"].startswith("refused"), "only the modules of n8n_code_builtin_modules may be required"
     assert answer["process"] == "undefined"
-    log = f"grep -l '\"executionId\":\"{answer['execution']}\"' /data/n8n/worker-*/events*.log"
+    log = f'grep -l \'"executionId":"{answer["execution"]}"\' /data/n8n/worker-*/events*.log'
     assert "worker-" in eventually(host, log)
     assert sql(host, f"SELECT status, mode FROM execution_entity WHERE id = {answer['execution']}") == "success|webhook"
 
 
 def test_every_worker_gets_work(host: Any) -> None:
     host.check_output(
-        "bash -c %s", f"seq 40 | xargs -P 8 -I% curl -sf -o /dev/null --json '{{\"text\":\"%\"}}' {WEBHOOK}/test-code"
+        "bash -c %s", f'seq 40 | xargs -P 8 -I% curl -sf -o /dev/null --json \'{{"text":"%"}}\' {WEBHOOK}/test-code'
     )
     for worker in (1, 2):
         done = int(host.check_output("bash -c %s", f"grep -c n8n.node.finished /data/n8n/worker-{worker}/events.log"))
@@ -120,9 +120,7 @@ def test_worker_and_runner_share_one_memory_limit(host: Any) -> None:
 
 def login(host: Any, password: str) -> int:
     body = json.dumps({"emailOrLdapLoginId": "owner@n8n.test", "password": password})
-    code = host.check_output(
-        "curl -s -o /dev/null -w '%%{http_code}' --json %s http://127.0.0.1:5678/rest/login", body
-    )
+    code = host.check_output("curl -s -o /dev/null -w '%%{http_code}' --json %s http://127.0.0.1:5678/rest/login", body)
     return int(code)
 
 
