@@ -204,7 +204,7 @@ METHOD = """## Method
   hand*: the same n8n, Node.js, PostgreSQL and Redis releases as n8n's queue mode documentation starts them: one
   main process that also takes the webhooks, one worker with the default concurrency of 10, a PostgreSQL cluster
   with Debian's settings, Redis with its own settings (no append-only file), plain HTTP without a proxy, `NODE_ENV`
-  unset. So it does less: no TLS, no proxy, no durable queue, no payload copy, no sandboxed units.
+  unset. So it does less: no TLS, no proxy, no durable queue, no sandboxed units.
 - Both run in the same host; the processes of the one that is not measured are stopped. Order: platform, by hand,
   platform, by hand. The control compares the platform with itself, one half of its turns with the other: a ratio
   inside the control's range says nothing.

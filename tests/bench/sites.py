@@ -257,8 +257,8 @@ def n8n_command(*words: str) -> list[str]:
     return [f"{host.NODE}/node", f"{host.RELEASE}/node_modules/n8n/bin/n8n", *words]
 
 
-def start_n8n(engine: str = "") -> None:
-    """Start (again) main and worker by hand, with another expression engine if named."""
+def start_n8n(overrides: dict[str, str] | None = None) -> None:
+    """Start (again) main and worker by hand, with some variables changed."""
     for kind, words in (("main", ["start"]), ("worker", ["worker"])):
         stop_unit(f"n8n-bench-{kind}")
         options = [
@@ -266,7 +266,7 @@ def start_n8n(engine: str = "") -> None:
             f"--setenv=N8N_USER_FOLDER={DATA}/{kind}",
             f"--setenv=HOME={DATA}/{kind}",
             f"--setenv=N8N_RUNNERS_BROKER_PORT={HAND[f'{kind}_broker']}",
-            *([f"--setenv=N8N_EXPRESSION_ENGINE={engine}"] if engine else []),
+            *(f"--setenv={name}={value}" for name, value in (overrides or {}).items()),
         ]
         start_unit(f"n8n-bench-{kind}", "n8n", n8n_command(*words), *options)
         # The first start of main migrates the database; the worker expects that done.
@@ -274,8 +274,12 @@ def start_n8n(engine: str = "") -> None:
 
 
 def set_up_by_hand() -> Site:
-    """Set n8n up by hand and return it running."""
+    """Set n8n up by hand, unless an earlier run left it, and return it running."""
     site = by_hand()
+    if set(site.units) <= set(host.service_units("n8n-bench-*")):
+        site.resume()
+        if all(site.published(kind) for kind in WORKFLOWS):
+            return site
     remove_by_hand()
     for folder, owner in (
         (DATA, "root"),

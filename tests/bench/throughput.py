@@ -11,6 +11,7 @@ from tests.bench import host, sites
 
 # Unfinished executions the driver keeps: all slots of five workers, and a few that wait.
 HOLD = 60
+PRIME_S = 8.0
 LAZY = "N8N_EXPRESSION_ENGINE_LAZY_ACQUIRE"
 # A: platform, B: by hand, C: the platform again, compared with A to show what the method itself scatters.
 LONG = "ABCBABCB"
@@ -83,6 +84,13 @@ def compare(pair: Pair, kind: str, order: str, timing: dict[str, float], say: Sa
     return result
 
 
+def prime(pair: Pair, kind: str) -> None:
+    """Let both run for a while uncounted, so that every process has compiled what it needs."""
+    for site in (pair.ours, pair.theirs):
+        pair.use(site)
+        host.drive(site.job(kind, hold=HOLD, seconds=PRIME_S, warm_up=0))
+
+
 def latency(pair: Pair, requested: list[float], timing: dict[str, float], say: Say) -> list[dict[str, Any]]:
     """Measure the answer times at fixed rates, the same for both."""
     found = []
@@ -113,6 +121,7 @@ def measure(pair: Pair, timing: dict[str, float], say: Say, note: Callable[[dict
         result[name] = value
         note(result)
 
+    prime(pair, "expression")
     say("vm engine, one expression")
     done("vm", compare(pair, "expression", LONG, timing, say))
     say("vm engine, no expression")
@@ -131,7 +140,8 @@ def measure(pair: Pair, timing: dict[str, float], say: Say, note: Callable[[dict
         pair.both()
     say("legacy engine, one expression")
     sites.switch_workers({"N8N_EXPRESSION_ENGINE": "legacy"})
-    sites.start_n8n("legacy")
+    sites.start_n8n({"N8N_EXPRESSION_ENGINE": "legacy"})
+    prime(pair, "expression")
     done("legacy", compare(pair, "expression", SHORT, timing, say))
     pair.both()
     result["legacy"]["ratio_to_default"] = ratio(
