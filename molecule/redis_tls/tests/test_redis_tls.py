@@ -62,3 +62,15 @@ def test_the_key_is_for_the_service_only(host: Any) -> None:
 
 def test_the_cache_is_not_there(host: Any) -> None:
     assert not host.file("/etc/systemd/system/redis-cache.service").exists
+
+
+def test_a_renewed_certificate_is_taken_up(host: Any, address: str, running: Callable[[str], None]) -> None:
+    running("redis-certificate.path")
+    before = host.check_output("systemctl show -P MainPID redis-queue.service")
+    host.check_output(
+        "cp /etc/n8n-platform/tls/host.crt /run/renewed && cp /run/renewed /etc/n8n-platform/tls/host.crt"
+    )
+    changed = f"until [ $(systemctl show -P MainPID redis-queue.service) != {before} ]; do sleep 0.2; done"
+    host.check_output(f"timeout 20 bash -c '{changed}'")
+    host.check_output("systemctl start redis-queue.service")
+    assert ask(host, address, f"--tls --cacert {CA}", "PING").strip() == "PONG"
