@@ -72,7 +72,8 @@ class Platform:
 
     def prepare(self) -> None:
         """Bring the client and the workflow to the host and wait until the workflow answers."""
-        self.run(f"mkdir -p {DIRECTORY}; echo none > {DIRECTORY}/phase")
+        self.run(f"rm -rf {DIRECTORY}; mkdir -p {DIRECTORY}")
+        self.phase("none")
         for name, target in (("client.py", DIRECTORY), ("workflow.json", "/var/lib/n8n/cli")):
             subprocess.run(["docker", "cp", "-q", HERE / name, f"{self.container}:{target}/{name}"], check=True)
         self.run("chown n8n /var/lib/n8n/cli/workflow.json; n8n import:workflow --input=/var/lib/n8n/cli/workflow.json")
@@ -97,7 +98,7 @@ class Platform:
 
     def phase(self, name: str) -> None:
         """Name the requests from here on."""
-        self.run(f"echo {name} > {DIRECTORY}/phase")
+        self.run(f"echo {name} > {DIRECTORY}/phase.new && mv {DIRECTORY}/phase.new {DIRECTORY}/phase")
 
     def lines(self, name: str) -> list[str]:
         """Return the ids in a file of the client."""

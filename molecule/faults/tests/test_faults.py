@@ -92,7 +92,7 @@ def test_one_command_runs_all_of_them_again(platform: Platform, reckoning: dict[
 
     def empty() -> bool:
         platform.run("systemctl start n8n-guard.service")
-        return json.loads(platform.run("n8n-platform executions lost --json")) == []
+        return bool(json.loads(platform.run("n8n-platform executions lost --json")) == [])
 
     until(empty, 180, "all reruns have ended", every=3)
     rows = platform.reckon()
