@@ -46,7 +46,7 @@ sandbox-down: setup ## Remove the sandbox and everything it made
 
 .PHONY: doctor
 doctor: setup ## Print the health of a platform (ENVIRONMENT=sandbox)
-	@$(BIN)/ansible-playbook playbooks/doctor.yml -i inventories/$(ENVIRONMENT)
+	@ANSIBLE_CALLBACKS_ENABLED=ansible.builtin.minimal $(BIN)/ansible-playbook playbooks/doctor.yml -i inventories/$(ENVIRONMENT)
 
 .PHONY: lint
 lint: setup ## Check style and the repository's own rules
