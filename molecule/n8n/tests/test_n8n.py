@@ -85,6 +85,8 @@ def test_restarting_the_workers_lets_running_executions_finish(host: Any) -> Non
     host.check_output("systemctl restart n8n-worker@1 n8n-worker@2")
     query = f"SELECT string_agg(DISTINCT status, ',') || count(*) FROM execution_entity WHERE id > {before}"
     eventually(host, f'[ "$(runuser -u postgres -- psql -d n8n -tAc "{query}")" = success6 ]')
+    for port in (5721, 5722):
+        eventually(host, f"curl -sf -o /dev/null http://127.0.0.1:{port}/healthz/readiness", 120)
 
 
 def test_metadata_service_is_out_of_reach(host: Any) -> None:
