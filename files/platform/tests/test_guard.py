@@ -24,7 +24,7 @@ class FakeStore:
         self.rows = rows or []
         self.known_parents = parents or {}
         self.crashed_rows: list[dict[str, Any]] = []
-        self.overwritten_rows: list[dict[str, Any]] = []
+        self.died_rows: list[dict[str, Any]] = []
         self.there = True
         self.active = {"n8n_platform_keep_payload"}
         self.marked: list[int] = []
@@ -60,9 +60,9 @@ class FakeStore:
     def crashed(self) -> list[dict[str, Any]]:
         return self.crashed_rows
 
-    def overwritten(self, window_seconds: int) -> list[dict[str, Any]]:
+    def died(self, window_seconds: int) -> list[dict[str, Any]]:
         self.window = window_seconds
-        return self.overwritten_rows
+        return self.died_rows
 
     def add(self, ids: list[int], reason: str) -> list[int]:
         self.added.append((ids, reason))
@@ -170,10 +170,16 @@ def test_what_is_listed_and_why(settings: Settings) -> None:
     parents = {8: {**PARENT, "listed": True}, 9: {**PARENT, "parent_status": None}, 10: PARENT}
     store = FakeStore(parents=parents)
     store.crashed_rows = [row(7), row(8, "integrated"), row(9, "integrated"), row(10, "integrated")]
-    store.overwritten_rows = [row(11)]
+    reasons = {11: "payload-overwritten", 12: "platform-error", 13: "payload-overwritten"}
+    store.died_rows = [{**row(key), "reason": reason} for key, reason in reasons.items()]
     outcome = run(settings, store, with_job(), at=1000)
-    assert outcome.listed == [7, 11, 9]
-    assert store.added == [([7], "crashed"), ([11], "payload-overwritten"), ([9], "crashed")]
+    assert outcome.listed == [7, 11, 13, 12, 9]
+    assert store.added == [
+        ([7], "crashed"),
+        ([11, 13], "payload-overwritten"),
+        ([12], "platform-error"),
+        ([9], "crashed"),
+    ]
     assert store.covered == [8]
 
 

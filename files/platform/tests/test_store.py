@@ -102,7 +102,7 @@ ONE = [{"id": 5, "execution_id": 5, "data": "[{}]"}]
         (lambda s: s.parents([5]), "AS parent_status", ONE, {5: ONE[0]}),
         (lambda s: s.mark_crashed([5]), "SET status = 'crashed'", ONE, [5]),
         (lambda s: s.crashed(), "e.status = 'crashed'", ONE, ONE),
-        (lambda s: s.overwritten(900), "ran_nothing", ONE, ONE),
+        (lambda s: s.died(900), "n8n_platform.died", ONE, ONE),
         (lambda s: s.add([5], "crashed"), "INSERT INTO n8n_platform.lost_execution", ONE, [5]),
         (lambda s: s.listed(), "state <> 'closed' ORDER BY", ONE, ONE),
         (lambda s: s.listed([5]), "ANY (%(ids)s) ORDER BY", ONE, ONE),

@@ -209,6 +209,14 @@ def test_sub_workflows_share_the_fate_of_the_execution_that_called_them(bench: B
 def test_a_payload_that_n8n_threw_away_is_listed_from_the_copy(bench: Bench) -> None:
     execution, failed = bench.execution("gone-1", "running"), bench.execution("failed-1", "running")
     bench.end(execution, "error", EMPTY)
+    # A node has met n8n's own database while it was down.
+    met = bench.execution("met-1", "running")
+    stack = "error: starting up at /opt/n8n-platform/n8n/2.41.1/node_modules/@n8n/typeorm/dist/x.js:1:1"
+    bench.end(
+        met,
+        "error",
+        json.dumps([{"resultData": "1"}, {"runData": "2", "error": "3"}, {"N": "4"}, {"stack": "5"}, [], stack]),
+    )
     # A node has failed: an ordinary error of the workflow.
     bench.end(failed, "error", '[{"resultData":"1"},{"runData":"2"},{"Node":"3"},[]]')
     bench.one_pass()
@@ -217,6 +225,7 @@ def test_a_payload_that_n8n_threw_away_is_listed_from_the_copy(bench: Bench) -> 
     assert lost[execution]["reason"] == "payload-overwritten"
     assert lost[execution]["payload"] == [{"body": {"uid": "gone-1"}}]
     assert "stalled" in lost[execution]["detail"]
+    assert (lost[met]["reason"], lost[met]["payload"]) == ("platform-error", [{"body": {"uid": "met-1"}}])
 
 
 def test_a_rerun_restores_the_payload_and_is_asked_for_once(bench: Bench, host: Any) -> None:

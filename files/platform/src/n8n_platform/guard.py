@@ -131,9 +131,9 @@ class Guard:
         inside = [row["id"] for row in crashed if row["mode"] not in (*QUEUED_MODES, *UNLISTED_MODES)]
         if own:
             outcome.listed += self.store.add(own, "crashed")
-        overwritten = [row["id"] for row in self.store.overwritten(WINDOW_SECONDS + int(min(since, 7 * 86400)))]
-        if overwritten:
-            outcome.listed += self.store.add(overwritten, "payload-overwritten")
+        died = self.store.died(WINDOW_SECONDS + int(min(since, 7 * 86400)))
+        for reason in sorted({row["reason"] for row in died}):
+            outcome.listed += self.store.add([row["id"] for row in died if row["reason"] == reason], reason)
         if inside:
             covered, orphans = sort_children(self.store.parents(inside), 0)
             if covered:

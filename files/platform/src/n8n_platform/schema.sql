@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS n8n_platform.lost_execution (
     workflow_name text NOT NULL DEFAULT '',
     mode text NOT NULL,
     -- crashed: its process or job vanished. payload-overwritten: n8n ended it with an error and threw its payload away.
+    -- platform-error: a node failed because n8n's own database or queue did.
     reason text NOT NULL,
     detail text NOT NULL DEFAULT '',
     created_at timestamptz NOT NULL,
@@ -109,6 +110,19 @@ CREATE OR REPLACE FUNCTION n8n_platform.ran_nothing(data text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN coalesce(n8n_platform.item(data::jsonb, 'resultData', 'runData') = '{}', false);
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END $$;
+
+-- Whether an execution that ended in an error was ended by the platform, not by its workflow: n8n's handling of a lost job leaves
+-- neither results nor a payload; a node that met n8n's own failing database or queue shows their client in the stack.
+CREATE OR REPLACE FUNCTION n8n_platform.died(data text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN octet_length(data) < 262144 AND n8n_platform.ran_nothing(data) AND NOT n8n_platform.can_start(data)
+        OR data ~ 'node_modules/(@n8n/typeorm|ioredis|bull)/'
+           AND coalesce(n8n_platform.item(data::jsonb, 'resultData', 'error', 'stack') #>> '{}'
+                        ~ 'node_modules/(@n8n/typeorm|ioredis|bull)/', false);
 EXCEPTION WHEN OTHERS THEN
     RETURN false;
 END $$;

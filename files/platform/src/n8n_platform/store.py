@@ -92,15 +92,17 @@ class Store(Schema):
             unlisted=list(UNLISTED_MODES),
         )
 
-    def overwritten(self, window_seconds: int) -> list[dict[str, Any]]:
-        """Return executions that ended with an error lately, with no node run and no payload left."""
+    def died(self, window_seconds: int) -> list[dict[str, Any]]:
+        """Return executions that lately ended with an error that was not their workflow's: id, mode and reason."""
         return self.rows(
             f"""
-            SELECT e.id, e.mode FROM execution_entity e JOIN execution_data d ON d."executionId" = e.id
+            SELECT e.id, e.mode,
+                   CASE WHEN n8n_platform.ran_nothing(d.data) THEN 'payload-overwritten'
+                        ELSE 'platform-error' END AS reason
+            FROM execution_entity e JOIN execution_data d ON d."executionId" = e.id
             WHERE e."stoppedAt" > now() - make_interval(secs => %(window)s) AND e.status = 'error'
               AND e."deletedAt" IS NULL AND e.mode != ALL (%(unlisted)s) AND e."retrySuccessId" IS NULL
-              AND octet_length(d.data) < 262144
-              AND n8n_platform.ran_nothing(d.data) AND NOT n8n_platform.can_start(d.data)
+              AND n8n_platform.died(d.data)
               AND NOT EXISTS (SELECT FROM n8n_platform.lost_execution l WHERE l.execution_id = e.id)
               AND NOT {COVERED_BY_ORIGINAL}
             """,  # noqa: S608  (a constant)
@@ -120,7 +122,7 @@ class Store(Schema):
                         ELSE (SELECT k.data FROM n8n_platform.execution_payload k
                               WHERE k.execution_id = e.id LIMIT 1) END,
                    d."workflowData"::text,
-                   left(coalesce(n8n_platform.item(CASE WHEN octet_length(d.data) < 262144 THEN d.data::jsonb END,
+                   left(coalesce(n8n_platform.item(CASE WHEN e.status = 'error' THEN d.data::jsonb END,
                                                    'resultData', 'error', 'message') #>> '{}', ''), 300)
             FROM execution_entity e
             LEFT JOIN execution_data d ON d."executionId" = e.id
@@ -301,8 +303,7 @@ FOLLOW_UPS = {
         SET state = 'closed', closed_at = now(), outcome = 'ended in an error of the workflow when run again'
         FROM execution_entity e JOIN execution_data d ON d."executionId" = e.id
         WHERE e.id = l.rerun_id AND l.state = 'rerunning' AND e.status IN ('error', 'canceled')
-          AND NOT (octet_length(d.data) < 262144
-                   AND n8n_platform.ran_nothing(d.data) AND NOT n8n_platform.can_start(d.data))
+          AND NOT n8n_platform.died(d.data)
         RETURNING l.execution_id""",
     "ended when run again, n8n kept no record": """
         UPDATE n8n_platform.lost_execution l
