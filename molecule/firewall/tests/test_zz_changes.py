@@ -109,7 +109,7 @@ def test_broken_rules_change_nothing(edge: Any) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"firewall_ssh_rate": "many/minute"}, "failed to validate"),
+        ({"firewall_ssh_rate": "many/minute"}, "was refused by `nft --check"),
         ({"firewall_allow": [{"ports": ["http"]}]}, "'http' is no port"),
         ({"firewall_allow": [{"ports": [1], "sources": ["db.example.org"]}]}, "is no IP address or network"),
         ({"firewall_n8n_allow": [{"addresses": [], "ports": [443]}]}, "would allow everything"),
