@@ -273,9 +273,23 @@ def start_n8n(overrides: dict[str, str] | None = None) -> None:
         host.wait_for([by_hand().ready[0 if kind == "main" else 1]], 240, f"n8n by hand ({kind})")
 
 
+def open_firewall() -> None:
+    """Let the user n8n reach the ports of n8n by hand; a reload of the platform's firewall ends that."""
+    chain = "inet n8n_platform egress_n8n"
+    ports = ", ".join(str(port) for port in HAND.values())
+    host.shell(
+        f"""
+        rules=$(nft list chain {chain} 2>/dev/null) || exit 0
+        case $rules in *{HAND["postgres"]}*) exit 0 ;; esac
+        nft insert rule {chain} oif lo tcp dport '{{ {ports} }}' accept
+        """
+    )
+
+
 def set_up_by_hand() -> Site:
     """Set n8n up by hand, unless an earlier run left it, and return it running."""
     site = by_hand()
+    open_firewall()
     if set(site.units) <= set(host.service_units("n8n-bench-*")):
         site.resume()
         if all(site.published(kind) for kind in WORKFLOWS):
