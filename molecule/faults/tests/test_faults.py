@@ -24,7 +24,7 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="module")
-def reckoning(platform: Platform) -> dict[str, Row]:
+def reckoning(platform: Platform, request: pytest.FixtureRequest) -> dict[str, Row]:
     """Break everything once under load, wait until the platform has settled it, return the rows by fault."""
     platform.phase("none")
     platform.start_client()
@@ -50,7 +50,8 @@ def reckoning(platform: Platform) -> dict[str, Row]:
         print(table(platform.reckon()), platform.report(), sep="\n")
         raise
     rows = platform.reckon()
-    print(f"settled {seconds:.0f} s after the last fault", table(rows), sep="\n")
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nsettled {seconds:.0f} s after the last fault", table(rows), sep="\n")
     return {row.phase: row for row in rows}
 
 
