@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -46,17 +47,17 @@ def test_groups_are_those_of_the_production_inventory() -> None:
     assert {group: sorted(names) for group, names in found.items() if group != "platform"} == expected
 
 
-def test_a_workflow_crosses_the_hosts() -> None:
+def test_a_workflow_crosses_the_hosts(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
     command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(ROOT / "playbooks" / "verify.yml")]
+    variables = {"platform_n8n_webhooks": 1, "platform_n8n_workers": 1, "verify_report": str(report)}
     result = subprocess.run(
-        [*command, "-e", "platform_n8n_webhooks=1 platform_n8n_workers=1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        [*command, "-e", json.dumps(variables)], capture_output=True, text=True, check=False, timeout=300
     )
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert "came over HTTPS through Traefik, ran on worker-1, answered 42" in " ".join(result.stdout.split())
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    proof = json.loads(report.read_text(encoding="utf-8"))
+    assert proof["worker"] == "worker-1"
+    assert "answered 42 and is stored as success" in proof["proof"]
 
 
 @pytest.mark.parametrize(
