@@ -29,6 +29,7 @@ LOCAL_ACTIONS = frozenset(
         "meta",
         "set_fact",
         "set_stats",
+        "validate_argument_spec",
     )
 )
 WATCHED = ("n8n-*", "postgresql@*", "redis-*", "traefik*")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bench import host, sites
-from tests.bench.throughput import HOLD
 
 GOALS_GIB = {"idle": 2.2, "load": 3.0}
 CORE = re.compile(r"^(n8n-(main|webhook|worker|runner)|postgresql@17-main|redis-(queue|cache)|traefik)")
@@ -58,7 +57,7 @@ def memory(ours: sites.Site, timing: dict[str, float], say: Callable[[str], None
     say(f"  idle {gib(idle)} GiB")
     result: dict[str, Any] = {"idle_mib": idle, "idle_gib": gib(idle), "limits_mib": limits(), "load": {}}
     for kind in ("expression", "code"):
-        run = host.drive(ours.job(kind, hold=HOLD, memory_samples=3, **timing))
+        run = host.drive(ours.job(kind, memory_samples=3, **timing))
         samples = [core(sample) for sample in run.pop("memory_mib")]
         most = {unit: max(sample.get(unit, 0.0) for sample in samples) for unit in samples[0]}
         pairs = {
@@ -102,7 +101,7 @@ def memory(ours: sites.Site, timing: dict[str, float], say: Callable[[str], None
 def spread(ours: sites.Site, timing: dict[str, float], say: Callable[[str], None]) -> dict[str, Any]:
     """Count the executions of each worker during a load, from the workers' own journals."""
     began = time.time()
-    run = host.drive(ours.job("expression", hold=HOLD, **timing))
+    run = host.drive(ours.job("expression", **timing))
     counted = {}
     for unit in host.service_units("n8n-worker@*"):
         printed = host.shell(

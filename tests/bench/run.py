@@ -91,10 +91,12 @@ class Result:
         (ROOT / "docs/benchmarks.md").write_text(report.page(self.data, self.path.name), encoding="utf-8")
 
 
-def measure(parts: list[str], timing: dict[str, float], result: Result, quiet: Callable[[], None]) -> None:
+def measure(parts: list[str], timing: dict[str, float], short: bool, result: Result, quiet: Callable[[], None]) -> None:
     """Measure parts one after the other."""
     ours = sites.platform()
     if set(parts) - {"sandbox"}:
+        # An earlier run that was killed may have left it stopped.
+        ours.resume()
         sites.install_workflows(ours, ["n8n"], "/srv/n8n/exports")
     for part in parts:
         quiet()
@@ -111,7 +113,7 @@ def measure(parts: list[str], timing: dict[str, float], result: Result, quiet: C
         else:
             say("setting n8n up by hand")
             pair = throughput.Pair(ours, sites.set_up_by_hand())
-            throughput.measure(pair, timing, say, partial(result.note, part, began))
+            throughput.measure(pair, timing, short, say, partial(result.note, part, began))
             pair.both()
             sites.remove_by_hand()
             sites.switch_workers({})
@@ -123,6 +125,9 @@ def main() -> None:
     parser.add_argument("part", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all) or restore")
     parser.add_argument("--seconds", type=float, default=20, help="length of one measurement")
     parser.add_argument("--warm-up", type=float, default=5, help="seconds before it that do not count")
+    parser.add_argument("--hold", type=int, default=60, help="executions the driver keeps unfinished")
+    parser.add_argument("--drain", type=float, default=40, help="most seconds to wait for them after a measurement")
+    parser.add_argument("--short", action="store_true", help="fewer turns of throughput and no fixed rates")
     parser.add_argument("--load", type=float, default=1.5, help="start a part when the load average is below this")
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for that, then measure anyway")
     options = parser.parse_args()
@@ -139,8 +144,8 @@ def main() -> None:
     timers = [] if parts == ["sandbox"] else stop_timers()
     host.install_driver()
     try:
-        timing = {"seconds": options.seconds, "warm_up": options.warm_up}
-        measure(parts, timing, result, lambda: wait_until_quiet(options.load, options.wait))
+        timing = {"seconds": options.seconds, "warm_up": options.warm_up, "hold": options.hold, "drain": options.drain}
+        measure(parts, timing, options.short, result, lambda: wait_until_quiet(options.load, options.wait))
     finally:
         if parts != ["sandbox"]:
             restore(timers)

@@ -194,6 +194,8 @@ HAND = {
     "redis": 6499,
 }
 DATA = "/var/lib/n8n-bench"
+# Not the platform's user n8n: the firewall lets that one reach the platform's own ports only.
+USER = "nobody"
 UNITS = ("n8n-bench-main", "n8n-bench-worker", "n8n-bench-redis", "n8n-bench-postgres")
 
 
@@ -225,7 +227,7 @@ def start_unit(name: str, user: str, command: list[str], *options: str) -> None:
 
 def stop_unit(name: str) -> None:
     """Stop a transient unit, also when its processes are stopped by a signal."""
-    host.shell(f"systemctl kill --signal=CONT {name} 2>/dev/null || true; systemctl stop {name} 2>/dev/null || true")
+    host.shell(f"systemctl kill --signal=KILL {name} 2>/dev/null || true; systemctl stop {name} 2>/dev/null || true")
 
 
 def n8n_environment() -> str:
@@ -268,7 +270,7 @@ def start_n8n(overrides: dict[str, str] | None = None) -> None:
             f"--setenv=N8N_RUNNERS_BROKER_PORT={HAND[f'{kind}_broker']}",
             *(f"--setenv={name}={value}" for name, value in (overrides or {}).items()),
         ]
-        start_unit(f"n8n-bench-{kind}", "n8n", n8n_command(*words), *options)
+        start_unit(f"n8n-bench-{kind}", USER, n8n_command(*words), *options)
         # The first start of main migrates the database; the worker expects that done.
         host.wait_for([by_hand().ready[0 if kind == "main" else 1]], 240, f"n8n by hand ({kind})")
 
@@ -297,8 +299,8 @@ def set_up_by_hand() -> Site:
     remove_by_hand()
     for folder, owner in (
         (DATA, "root"),
-        (f"{DATA}/main", "n8n"),
-        (f"{DATA}/worker", "n8n"),
+        (f"{DATA}/main", USER),
+        (f"{DATA}/worker", USER),
         (f"{DATA}/redis", "redis"),
     ):
         host.run("install", "-d", "-m", "0755", "-o", owner, folder)
@@ -325,7 +327,7 @@ def set_up_by_hand() -> Site:
     cli = [
         "runuser",
         "-u",
-        "n8n",
+        USER,
         "--",
         "env",
         *environment.split(),
