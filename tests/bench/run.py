@@ -60,8 +60,9 @@ def restore(timers: list[str]) -> None:
     if host.shell("test -e /run/systemd/system/n8n-worker@.service.d && echo yes || true").strip():
         sites.switch_workers({})
     identifiers = ", ".join(f"'bench{kind}'" for kind in sites.WORKFLOWS)
-    for table, column in (("webhook_entity", '"workflowId"'), ("workflow_entity", "id")):
-        ours.sql(f"DELETE FROM {table} WHERE {column} IN ({identifiers})")
+    for table in ("webhook_entity", "workflow_published_version"):
+        ours.sql(f'DELETE FROM {table} WHERE "workflowId" IN ({identifiers})')
+    ours.sql(f"DELETE FROM workflow_entity WHERE id IN ({identifiers})")
     if timers:
         host.run("systemctl", "start", *timers)
     host.run("rm", "-rf", host.WORK)

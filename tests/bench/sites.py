@@ -124,7 +124,23 @@ class Site:
 
 def psql(port: int) -> list[str]:
     """Return the command that asks the database behind a port."""
-    return ["runuser", "-u", "postgres", "--", "psql", "-X", "-q", "-A", "-t", "-p", str(port), "-d", "n8n"]
+    return [
+        "runuser",
+        "-u",
+        "postgres",
+        "--",
+        "psql",
+        "-X",
+        "-q",
+        "-A",
+        "-t",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-p",
+        str(port),
+        "-d",
+        "n8n",
+    ]
 
 
 def platform() -> Site:
