@@ -82,7 +82,7 @@ def test_extra_users(host: Any, sign_in: Any, secret: Any, query: Query) -> None
 def test_no_role_but_the_administrator_has_powers(query: Query) -> None:
     flags = "(rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls)"
     powerless = "(false, false, false, false, false)"
-    statement = f"SELECT rolname FROM pg_roles WHERE rolcanlogin AND {flags} != {powerless}"  # noqa: S608
+    statement = f"SELECT rolname FROM pg_roles WHERE rolcanlogin AND {flags} != {powerless}"
     assert query(statement) == "postgres"
     stored = query("SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolpassword IS NOT NULL")
     assert stored == "t"
