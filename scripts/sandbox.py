@@ -53,6 +53,15 @@ def timed(timings: dict[str, float], step: str) -> Iterator[None]:
     timings[step] = round(time.monotonic() - started, 1)
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that run in the sandbox."""
+    links = {tool: f"/opt/n8n-platform/{tool}/current" for tool in TOOLS}
+    found = {tool: output("docker", "exec", CONTAINER, "readlink", link).strip() for tool, link in links.items()}
+    packages = {"postgresql": "postgresql-17", "redis": "redis-server"}
+    query = ("docker", "exec", CONTAINER, "dpkg-query", "--show", "--showformat=${Version}")
+    return found | {name: output(*query, package) for name, package in packages.items()}
+
+
 def memory_mib() -> dict[str, int]:
     """Return the proportional memory (PSS, MiB) of each service in the sandbox, from the kernel's own accounting."""
     script = (
@@ -136,7 +145,7 @@ def up() -> None:
         "owner_email": proof["owner_email"],
         "owner_password_file": str(STATE / "n8n_owner_password"),
         "basic_auth_file": str(STATE / "traefik_editor_password"),
-        "versions": proof["versions"],
+        "versions": versions(),
         "proof": proof["proof"],
         "timings_s": timings,
         "memory_mib": memory_mib(),
