@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from n8n_platform import cli, files, guard, queue, rerun, store, watchdog
+from n8n_platform import cli, files, guard, queue, rerun, schema, store, watchdog
 from n8n_platform.settings import Settings
 
 Run = Callable[..., int]
@@ -163,7 +163,7 @@ def test_failures_are_one_sentence(
     fake: FakeStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def down(config: Settings) -> FakeStore:
-        raise store.StoreError("PostgreSQL does not answer: refused")
+        raise schema.StoreError("PostgreSQL does not answer: refused")
 
     monkeypatch.setattr(store, "connect", down)
     assert cli.main(["executions", "lost"]) == cli.UNUSABLE

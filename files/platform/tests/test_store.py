@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform import store
-from n8n_platform.schema import INDEX, TRIGGERS, outdated, partitions
+from n8n_platform.schema import INDEX, TRIGGERS, StoreError, outdated, partitions
 from n8n_platform.settings import Database, Settings
 from n8n_platform.store import Store
 
@@ -141,6 +141,15 @@ def test_statements_without_an_answer() -> None:
     assert connection.said("WHERE NOT n8n_platform.can_start(execution_data.data)")
 
 
+def test_errors_of_postgresql_become_one_kind() -> None:
+    def fail(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        raise ValueError("canceling statement due to lock timeout\n")
+
+    found = Store(FakeConnection({"FROM pg_trigger": fail}), (ValueError,))
+    with pytest.raises(StoreError, match=r"^PostgreSQL: canceling statement due to lock timeout$"):
+        found.triggers()
+
+
 def test_follow_ups_count_by_outcome() -> None:
     connection = FakeConnection({"'finished after all'": ONE, "SET state = 'open' WHERE l.state": ONE * 2})
     assert Store(connection).reconcile(300) == {"finished after all": 1, "reopened": 2}
@@ -165,5 +174,5 @@ def test_connecting(settings: Settings, monkeypatch: pytest.MonkeyPatch, ca_file
     store.connect(Settings(**{**vars(settings), "database": database}))
     assert given["password"] == "postgres_n8n_password-value"
     assert given.get("sslmode", "") == ("verify-ca" if ca_file else "")
-    with pytest.raises(store.StoreError, match="PostgreSQL does not answer: refused"):
+    with pytest.raises(StoreError, match="PostgreSQL does not answer: refused"):
         store.connect(Settings(**{**vars(settings), "database": Database("down", 1, "n8n", "n8n")}))

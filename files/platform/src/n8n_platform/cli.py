@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from n8n_platform import __version__, files, flatted, guard, queue, rerun, settings, store, watchdog
+from n8n_platform import __version__, files, flatted, guard, queue, rerun, schema, settings, store, watchdog
 
 FAILED = 1
 UNUSABLE = 69
@@ -203,6 +203,6 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         config = settings.load(arguments.settings)
         return int(arguments.action(config, arguments))
-    except (settings.SettingsError, store.StoreError, queue.QueueError, rerun.ApiError, OSError) as error:
+    except (settings.SettingsError, schema.StoreError, queue.QueueError, rerun.ApiError, OSError) as error:
         print(f"n8n-platform: {error}", file=sys.stderr)
         return UNUSABLE

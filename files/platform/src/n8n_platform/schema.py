@@ -50,15 +50,30 @@ def outdated(suffix: str, today: date, keep_days: int) -> bool:
     return after + timedelta(days=keep_days) <= today
 
 
-class Schema:
-    """The database. ``connection`` is a psycopg connection that commits each statement and returns dictionaries."""
+class StoreError(Exception):
+    """PostgreSQL does not answer or refuses; the text says what."""
 
-    def __init__(self, connection: Any) -> None:
+
+class Schema:
+    """The database. ``connection`` is a psycopg connection that commits each statement and returns dictionaries.
+
+    ``errors`` are what it raises.
+    """
+
+    def __init__(self, connection: Any, errors: tuple[type[Exception], ...] = ()) -> None:
         self.connection = connection
+        self.errors = errors
+
+    def execute(self, statement: str, values: Any = None) -> Any:
+        """Run a statement; raise :class:`StoreError` for the errors the connection raises."""
+        try:
+            return self.connection.execute(statement, values)
+        except self.errors as error:
+            raise StoreError(f"PostgreSQL: {str(error).strip()}") from error
 
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         """Run a query and return its rows."""
-        cursor = self.connection.execute(query, values or None)
+        cursor = self.execute(query, values or None)
         return list(cursor.fetchall()) if cursor.description else []
 
     def value(self, query: str, **values: Any) -> Any:
@@ -83,27 +98,27 @@ class Schema:
             with self.connection.transaction():
                 # Two guards at once would create the same objects.
                 self.rows("SELECT pg_advisory_xact_lock(hashtext('n8n_platform'))")
-                self.connection.execute(schema)
-                self.connection.execute(f"COMMENT ON SCHEMA n8n_platform IS '{version}'")
+                self.execute(schema)
+                self.execute(f"COMMENT ON SCHEMA n8n_platform IS '{version}'")
             changed.append("schema")
         active = self.triggers()
         for name, (table, definition) in TRIGGERS.items():
             wanted = payload_copy or name != "n8n_platform_keep_payload"
             if wanted and name not in active:
-                self.connection.execute(f"CREATE OR REPLACE TRIGGER {name} {definition}")
+                self.execute(f"CREATE OR REPLACE TRIGGER {name} {definition}")
                 changed.append(name)
             elif not wanted and name in active:
-                self.connection.execute(f"DROP TRIGGER {name} ON {table}")
+                self.execute(f"DROP TRIGGER {name} ON {table}")
                 changed.append(name)
         if not self.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%(name)s)", name=INDEX):
             # Without a lock on n8n's table; an index left half-made by an interruption is replaced.
-            self.connection.execute(f"DROP INDEX IF EXISTS {INDEX}")
-            self.connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
-            self.connection.execute(
+            self.execute(f"DROP INDEX IF EXISTS {INDEX}")
+            self.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            self.execute(
                 f"CREATE INDEX CONCURRENTLY {INDEX} ON execution_entity (status, id)"
                 " WHERE status IN ('new', 'running', 'crashed')"
             )
-            self.connection.execute("SET lock_timeout = '2s'; SET statement_timeout = '60s'")
+            self.execute("SET lock_timeout = '2s'; SET statement_timeout = '60s'")
             changed.append(INDEX)
         return changed
 
@@ -132,7 +147,7 @@ class Schema:
             suffixes = {row["suffix"] for row in found}
             for suffix, (first, after) in partitions(today, monthly).items():
                 if suffix not in suffixes:
-                    self.connection.execute(
+                    self.execute(
                         f"CREATE TABLE n8n_platform.{table}_{suffix} PARTITION OF n8n_platform.{table}"
                         f" FOR VALUES FROM ('{first}') TO ('{after}')"
                         # Dropped in a few days: vacuuming it only to freeze rows would be wasted.
@@ -141,7 +156,7 @@ class Schema:
                     changed.append(f"{table}_{suffix}")
             for suffix in sorted(suffixes):
                 if outdated(suffix, today, keep):
-                    self.connection.execute(f"DROP TABLE n8n_platform.{table}_{suffix}")
+                    self.execute(f"DROP TABLE n8n_platform.{table}_{suffix}")
                     changed.append(f"{table}_{suffix}")
         return changed
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from n8n_platform.schema import Schema
+from n8n_platform.schema import Schema, StoreError
 from n8n_platform.settings import Settings
 
 # Modes of executions that go through the queue. All others run inside the process of their parent and have no job.
@@ -23,10 +23,6 @@ LISTED = """
     SELECT execution_id, workflow_id, workflow_name, mode, reason, detail, created_at, started_at, found_at, state,
            attempts, rerun_id, coalesce(octet_length(data), 0) AS size
     FROM n8n_platform.lost_execution"""
-
-
-class StoreError(Exception):
-    """PostgreSQL does not answer or refuses; the text says what."""
 
 
 class Store(Schema):
@@ -341,7 +337,8 @@ def connect(settings: Settings) -> Store:
                 autocommit=True,
                 row_factory=dict_row,
                 **tls,
-            )
+            ),
+            (psycopg.Error,),
         )
     except psycopg.Error as error:
         raise StoreError(f"PostgreSQL does not answer: {error}") from error
