@@ -182,3 +182,7 @@ def test_scaling_changes_nothing_else(host: Any, converge: Callable[..., Any]) -
     assert not host.service("n8n-worker@3").is_running
     assert not host.service("n8n-runner@3").is_running
     assert {unit: started(unit) for unit in UNITS} == before
+
+
+def test_the_command_line_prints_what_it_finds(host: Any) -> None:
+    assert "testCode00000001" in host.check_output("n8n list:workflow --active=true --onlyId").split()

@@ -115,6 +115,14 @@ def test_a_workflow_comes_over_https_and_a_worker_runs_it(proof: dict[str, Any])
     assert "answered 42 and is stored as success" in proof["proof"]
 
 
+def test_verifying_again_installs_nothing(proof: dict[str, Any]) -> None:
+    assert proof
+    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(ROOT / "playbooks" / "verify.yml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert "changed=0" in result.stdout
+
+
 def test_every_worker_gets_work(host: Any, proof: dict[str, Any], ask: Callable[..., tuple[int, str]]) -> None:
     assert proof
     body = json.dumps({"numbers": [1], "token": "spread"})
