@@ -173,6 +173,7 @@ def test_connecting(settings: Settings, monkeypatch: pytest.MonkeyPatch, ca_file
     database = Database("db.internal", 5432, "n8n", "n8n", ca_file)
     store.connect(Settings(**{**vars(settings), "database": database}))
     assert given["password"] == "postgres_n8n_password-value"
+    assert "timezone=UTC" in given["options"]
     assert given.get("sslmode", "") == ("verify-ca" if ca_file else "")
     with pytest.raises(StoreError, match="PostgreSQL does not answer: refused"):
         store.connect(Settings(**{**vars(settings), "database": Database("down", 1, "n8n", "n8n")}))

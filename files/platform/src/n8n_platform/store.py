@@ -333,7 +333,8 @@ def connect(settings: Settings) -> Store:
                 password=settings.secret("postgres_n8n_password"),
                 application_name="n8n-platform",
                 connect_timeout=5,
-                options="-c statement_timeout=60000",
+                # The bounds of partitions must not move when the server's time zone does.
+                options="-c statement_timeout=60000 -c timezone=UTC",
                 autocommit=True,
                 row_factory=dict_row,
                 **tls,
