@@ -45,6 +45,7 @@ def sandbox(part: dict[str, Any]) -> str:
         text = (
             "First run, seconds: "
             + ", ".join(f"{step} {seconds:g}" for step, seconds in first["timings_s"].items())
+            + (f" ({first['note']})" if first.get("note") else "")
             + ".\n\n"
             + goals(first["goals"])
         )
