@@ -68,6 +68,11 @@ docs: setup ## Write docs/reference/ from argument_specs, defaults and modules
 bench: setup engine ## Measure and write bench/results/
 	@$(BIN)/python tests/bench/run.py
 
+.PHONY: soak
+soak: setup engine ## Break a platform at random for a while and count what became of every request: make soak MINUTES=10 SEED=1
+	@$(BIN)/molecule converge -s faults
+	@$(BIN)/python molecule/faults/soak.py --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10)
+
 .PHONY: lock
 lock: setup ## Renew the hashed Python locks
 	@scripts/lock.sh
