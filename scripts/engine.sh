@@ -32,7 +32,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 # No systemd here (a container, a build machine): start the engine by hand, detached from this shell.
 log=/var/log/dockerd.log
-for attempt in 1 2; do
+for _ in 1 2; do
   rm -f /var/run/docker.pid
   setsid dockerd >"$log" 2>&1 </dev/null &
   pid=$!
@@ -45,8 +45,11 @@ for attempt in 1 2; do
     sleep 0.5
   done
   kill "$pid" 2>/dev/null || true
-  # A containerd of an engine that died keeps the next one from starting.
-  [ "$attempt" = 1 ] && [ -f /var/run/docker/containerd/containerd.pid ] && kill "$(cat /var/run/docker/containerd/containerd.pid)" 2>/dev/null || true
+  # A containerd that outlived its engine keeps the next one from starting.
+  left=$(cat /var/run/docker/containerd/containerd.pid 2>/dev/null || true)
+  if [ -n "$left" ] && [ "$(cat "/proc/$left/comm" 2>/dev/null)" = containerd ]; then
+    kill "$left" 2>/dev/null || true
+  fi
 done
 echo "dockerd did not start; the last lines of $log:" >&2
 tail -n 20 "$log" >&2
