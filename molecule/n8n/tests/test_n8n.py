@@ -40,10 +40,8 @@ def workflows(host: Any) -> None:
         for workflow in json.loads(text):
             host.check_output("n8n publish:workflow --id=%s", workflow["id"])
     for path in ("test-code", "test-wait", "test-private"):
-        eventually(
-            host,
-            f"curl -s --max-time 15 -o /dev/null -w '%{{http_code}}' --json '{{\"text\":\"x\"}}' {WEBHOOK}/{path} | grep -q 200",
-        )
+        request = f'curl -sf --max-time 15 -o /dev/null --json \'{{"text":"x"}}\' {WEBHOOK}/{path}'
+        eventually(host, request)
 
 
 @pytest.mark.parametrize("unit", [*UNITS, *RUNNERS])
