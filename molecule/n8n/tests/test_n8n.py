@@ -166,11 +166,14 @@ def test_misspelt_variable_is_refused_before_anything_changes(host: Any, converg
 
 def test_downgrade_without_restore_point_is_refused(host: Any, converge: Callable[..., Any]) -> None:
     link = "/opt/n8n-platform/n8n/current"
+    installed, changed = host.check_output("readlink %s", link), host.check_output("stat -c %%Y %s", link)
     host.check_output("ln -sfn 9.9.9 %s", link)
     try:
         result = converge("--start-at-task", "Check the settings")
     finally:
-        host.check_output("ln -sfn 2.41.1 %s", link)
+        host.check_output("ln -sfn %s %s", installed, link)
+        # A link younger than the processes would restart them at the next run.
+        host.check_output("touch -h -d @%s %s", changed, link)
     assert result.returncode != 0
     assert "Migrations do not go back" in " ".join(result.stdout.split())
 
