@@ -39,7 +39,7 @@ def workflows(host: Any) -> None:
         host.check_output("n8n import:workflow --input=/data/exports/test.json")
         for workflow in json.loads(text):
             host.check_output("n8n publish:workflow --id=%s", workflow["id"])
-    for path in ("test-code", "test-wait", "test-private"):
+    for path in ("test-code", "test-echo", "test-wait", "test-private"):
         request = f'curl -sf --max-time 15 -o /dev/null --json \'{{"text":"x"}}\' {WEBHOOK}/{path}'
         eventually(host, request)
 
@@ -59,11 +59,8 @@ def test_only_loopback_and_only_the_ports_of_the_table(listeners: Callable[[], s
 
 
 def call(host: Any, path: str, body: str) -> dict[str, Any]:
-    """Return the answer of a workflow that responds with its result.
-
-    Asks again after a time: n8n 2.41 now and then loses such an answer although the execution succeeds.
-    """
-    command = f"curl -sf --max-time 15 --retry 3 --retry-all-errors --json '{body}' {WEBHOOK}/{path}"
+    """Return the answer of a workflow that responds with its result."""
+    command = f"curl -sf --max-time 15 --json '{body}' {WEBHOOK}/{path}"
     return dict(json.loads(host.check_output("bash -c %s", command)))
 
 
@@ -75,6 +72,13 @@ def test_a_worker_runs_the_workflow_and_the_runner_its_code(host: Any) -> None:
     log = f'grep -l \'"executionId":"{answer["execution"]}"\' /data/n8n/worker-*/events*.log'
     assert "worker-" in eventually(host, log)
     assert sql(host, f"SELECT status, mode FROM execution_entity WHERE id = {answer['execution']}") == "success|webhook"
+
+
+def test_every_caller_who_waits_for_a_result_gets_it(host: Any) -> None:
+    """With n8n's defaults about one answer in 300 never comes, see the README's settings."""
+    ask = f"curl -s --max-time 30 -o /dev/null -w '%{{http_code}}\\n' --json '{{}}' {WEBHOOK}/test-echo"
+    answers = host.check_output("bash -c %s", f"seq 600 | xargs -P 12 -I% {ask} | sort | uniq -c").split()
+    assert answers == ["600", "200"], answers
 
 
 def test_every_worker_gets_work(host: Any) -> None:
