@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -92,14 +92,17 @@ def output_rules(
     groups: Mapping[str, Sequence[str]],
     addresses: Mapping[str, str],
     host: str,
+    clients: Collection[str] = N8N_GROUPS,
 ) -> list[Rule]:
     """Return what n8n's processes on ``host`` may reach although it is private; the counterpart of ``input_rules``.
+
+    ``clients`` are the groups of ``from`` that count, by default those that run n8n.
 
     The result's ``v4`` and ``v6`` are the destinations. A rule of ``allow`` without addresses is an error.
     """
     result = []
     for peer in peers:
-        ours = [name for name in peer["from"] if name in N8N_GROUPS and host in groups.get(name, [])]
+        ours = [name for name in peer["from"] if name in clients and host in groups.get(name, [])]
         others = {name: address for name, address in members([peer["to"]], groups, addresses).items() if name != host}
         if ours and others:
             rule = {"proto": "tcp", "ports": ports(peer["ports"], "firewall_peers"), "comment": str(peer["to"])}

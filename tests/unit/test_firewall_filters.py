@@ -38,6 +38,16 @@ def test_n8n_gets_out_to_what_it_needs() -> None:
     assert output_rules(PEERS, [], GROUPS, ADDRESSES, "edge") == []
 
 
+def test_other_clients_get_out_to_what_they_need() -> None:
+    groups, peers = (
+        {"object_store": ["app"], "backup": ["db", "app"]},
+        [{"to": "object_store", "ports": [7070], "from": ["backup"]}],
+    )
+    assert output_rules(peers, [], groups, ADDRESSES, "db") == []
+    assert output_rules(peers, [], groups, ADDRESSES, "db", ["backup"])[0]["v4"] == ["10.0.0.2"]
+    assert output_rules(peers, [], groups, ADDRESSES, "app", ["backup"]) == []
+
+
 def test_a_single_host_needs_no_rules() -> None:
     groups = {"postgres": ["one"], "n8n_main": ["one"], "traefik": ["one"]}
     assert input_rules(PEERS, [], groups, {"one": "10.0.0.1"}, "one") == []

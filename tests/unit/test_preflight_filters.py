@@ -67,6 +67,8 @@ def test_a_good_inventory() -> None:
         ({"n8n_main": []}, "n8n_webhook needs n8n_main, which has no host."),
         ({"n8n_worker": []}, "Nothing would execute workflows."),
         ({"traefik": ["z"]}, "z is in traefik but not in platform."),
+        ({"object_store": ["a", "b"]}, "Leave exactly one in object_store."),
+        ({"backups": ["a"]}, "The group backups means nothing here. -> Did you mean backup?"),
         ({"n8n_mains": ["a"]}, "The group n8n_mains means nothing here. -> Did you mean n8n_main?"),
     ],
 )
