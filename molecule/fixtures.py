@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,33 +57,42 @@ def listeners(host: Any) -> Callable[[], set[tuple[str, int]]]:
     return list_them
 
 
+def run_playbook(
+    playbook: str | Path, *options: str, inventory: str = "", cached_facts: bool = False, **variables: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook, by default of the scenario's directory and with its inventory.
+
+    The result has .returncode and .stdout, which is all that Ansible said. With `cached_facts` they are gathered by the
+    first of these runs only.
+    """
+    path = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / playbook
+    cache = {
+        "ANSIBLE_GATHERING": "smart",
+        "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/facts",
+    }
+    command = ["ansible-playbook", "-i", inventory or os.environ["MOLECULE_INVENTORY_FILE"], str(path), *options]
+    return subprocess.run(
+        [*command, "-e", json.dumps(variables)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=900,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **(cache if cached_facts else {})},
+    )
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `play(playbook, *options, **variables)`: see `run_playbook`."""
+    return run_playbook
+
+
 @pytest.fixture(scope="session")
 def converge() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return `converge(*options, **variables)`, which runs the scenario's converge.yml again.
-
-    The result has .returncode and .stdout, which is all that Ansible said.
-    """
-
-    def run(*options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        playbook = f"{os.environ['MOLECULE_SCENARIO_DIRECTORY']}/converge.yml"
-        command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], playbook, *options]
-        return subprocess.run(
-            [*command, "-e", json.dumps(variables)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=600,
-            env={
-                **os.environ,
-                # Facts are gathered by the first of these runs only.
-                "ANSIBLE_GATHERING": "smart",
-                "ANSIBLE_CACHE_PLUGIN": "jsonfile",
-                "ANSIBLE_CACHE_PLUGIN_CONNECTION": f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/facts",
-            },
-        )
-
-    return run
+    """Return `converge(*options, **variables)`, which runs the scenario's converge.yml again."""
+    return partial(run_playbook, "converge.yml", cached_facts=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

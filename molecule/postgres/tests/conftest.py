@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-SCENARIO = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="session")
-def play() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs a playbook of the scenario once more, with other variables."""
-
-    def run(playbook: str, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], str(SCENARIO / playbook), *options]
-        return subprocess.run(
-            [*command, "-e", json.dumps(variables)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
-        )
-
-    return run
 
 
 @pytest.fixture

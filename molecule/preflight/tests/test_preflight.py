@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PLAYBOOK = Path(__file__).parents[3] / "playbooks/preflight.yml"
+Preflight = Callable[..., tuple[bool, str]]
 SNAPSHOT = (
     "find /etc /opt /srv /usr/local /var/lib /root -xdev ! -path '/root/.ansible*' -printf '%p %m %u %s %T@\n' | sort"
 )
 
 
-def preflight(inventory: str | None = None, **variables: Any) -> tuple[bool, str]:
-    """Run the playbook, by default with the scenario's inventory; return whether it passed and its output.
+@pytest.fixture
+def preflight(play: Callable[..., Any]) -> Callable[..., tuple[bool, str]]:
+    """Return a function that runs the playbook and says whether it passed, and its output with single blanks."""
 
-    Line breaks and indentation of the output are reduced to single blanks.
-    """
-    done = subprocess.run(
-        [
-            *("ansible-playbook", "-i", inventory or os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("-e", json.dumps(variables), str(PLAYBOOK)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
-    )
-    return done.returncode == 0, " ".join((done.stdout + done.stderr).split())
+    def run(**variables: Any) -> tuple[bool, str]:
+        done = play(PLAYBOOK, **variables)
+        return done.returncode == 0, " ".join(done.stdout.split())
+
+    return run
 
 
 @pytest.fixture
@@ -71,14 +63,14 @@ def other_system(host: Any) -> Iterator[None]:
     host.check_output("umount $(readlink -f /etc/os-release)")
 
 
-def test_a_good_host_passes(unchanged: None) -> None:
+def test_a_good_host_passes(preflight: Preflight, unchanged: None) -> None:
     passed, output = preflight()
     assert passed, output
     assert "ERROR" not in output
 
 
 def test_everything_wrong_with_a_host_is_said_at_once(
-    unchanged: None, stranger: None, tiny_volume: str, other_system: None
+    preflight: Preflight, unchanged: None, stranger: None, tiny_volume: str, other_system: None
 ) -> None:
     passed, output = preflight(
         platform_memory_mb=10_000_000,
@@ -101,7 +93,7 @@ def test_everything_wrong_with_a_host_is_said_at_once(
     assert f"{tiny_volume} is declared" not in output
 
 
-def test_every_wrong_setting_is_said_at_once(unchanged: None) -> None:
+def test_every_wrong_setting_is_said_at_once(preflight: Preflight, unchanged: None) -> None:
     passed, output = preflight(
         platform_memory_mb=3000,
         platform_n8n_concurrency=0,
@@ -126,13 +118,13 @@ def test_every_wrong_setting_is_said_at_once(unchanged: None) -> None:
     assert "somebodys_own_variable" not in output
 
 
-def test_workers_that_do_not_fit(unchanged: None) -> None:
+def test_workers_that_do_not_fit(preflight: Preflight, unchanged: None) -> None:
     passed, output = preflight(platform_n8n_workers=40)
     assert not passed
     assert "n8n does not fit this host" in output
 
 
-def test_two_components_on_one_port(unchanged: None) -> None:
+def test_two_components_on_one_port(preflight: Preflight, unchanged: None) -> None:
     ports = {
         **{"postgres": 5432, "redis_queue": 6379, "redis_cache": 6379, "n8n_main": 5678},
         **{"n8n_webhook_base": 5718, "n8n_worker_base": 5719, "n8n_broker_base": 5760},
@@ -144,13 +136,13 @@ def test_two_components_on_one_port(unchanged: None) -> None:
     assert "n8n_webhook_base and n8n_worker_base would both use port 5720 on this host." in output
 
 
-def test_a_name_nobody_knows_is_a_warning(unchanged: None) -> None:
+def test_a_name_nobody_knows_is_a_warning(preflight: Preflight, unchanged: None) -> None:
     passed, output = preflight(platform_domain="n8n.nowhere-to-be-found-8d1f.org")
     assert passed, output
     assert "WARNING n8n-platform-preflight: n8n.nowhere-to-be-found-8d1f.org does not resolve on this host" in output
 
 
-def test_an_inventory_without_sense(tmp_path: Path) -> None:
+def test_an_inventory_without_sense(preflight: Preflight, tmp_path: Path) -> None:
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(
         json.dumps(
@@ -167,7 +159,7 @@ def test_an_inventory_without_sense(tmp_path: Path) -> None:
             }
         )
     )
-    passed, output = preflight(str(inventory))
+    passed, output = preflight(inventory=str(inventory))
     assert not passed
     assert "The group postgres has several hosts (a, b)." in output
     assert "n8n_main needs redis, which has no host." in output

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PLAYBOOK = Path(__file__).parents[3] / "playbooks/doctor.yml"
+Doctor = Callable[..., tuple[bool, str]]
 ADMIN = (
     "REDISCLI_AUTH=$(cat /etc/n8n-platform/secrets/redis_admin_password) "
     "redis-cli -s /run/redis-queue/redis.sock --user admin"
 )
 
 
-def doctor(**variables: Any) -> tuple[bool, str]:
-    """Run the playbook; return whether it passed and its output with single blanks."""
-    done = subprocess.run(
-        [
-            *("ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"]),
-            *("-e", json.dumps({"platform_redis_prefix": "shop", **variables}), str(PLAYBOOK)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"},
-    )
-    return done.returncode == 0, " ".join((done.stdout + done.stderr).split())
+@pytest.fixture
+def doctor(play: Callable[..., Any]) -> Callable[..., tuple[bool, str]]:
+    """Return a function that runs the playbook and says whether it passed, and its output with single blanks."""
+
+    def run(**variables: Any) -> tuple[bool, str]:
+        done = play(PLAYBOOK, **{"platform_redis_prefix": "shop", **variables})
+        return done.returncode == 0, " ".join(done.stdout.split())
+
+    return run
 
 
 @pytest.fixture
@@ -59,14 +53,14 @@ def changed(host: Any) -> Iterator[None]:
     host.check_output(f"touch -d '{before}' {path}")
 
 
-def test_a_platform_that_is_well() -> None:
+def test_a_platform_that_is_well(doctor: Doctor) -> None:
     passed, output = doctor()
     assert passed, output
     assert "units 2 of 2 run" in output
     assert "redis queue 0 waiting, 0 active, 0 delayed;" in output
 
 
-def test_a_platform_that_is_ill(jobs: None, stopped: None, changed: None) -> None:
+def test_a_platform_that_is_ill(doctor: Doctor, jobs: None, stopped: None, changed: None) -> None:
     passed, output = doctor()
     assert not passed
     assert "ERROR 3 jobs wait and no worker takes one." in output
@@ -76,13 +70,13 @@ def test_a_platform_that_is_ill(jobs: None, stopped: None, changed: None) -> Non
     assert "3 of the findings above are errors" in output
 
 
-def test_a_host_that_does_not_answer() -> None:
+def test_a_host_that_does_not_answer(doctor: Doctor) -> None:
     passed, output = doctor(ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=1)
     assert not passed
     assert "ERROR The host does not answer." in output
 
 
-def test_a_check_that_breaks() -> None:
+def test_a_check_that_breaks(doctor: Doctor) -> None:
     passed, output = doctor(ansible_host="n8n-platform-nobody")
     assert not passed
     assert "ERROR The check itself failed" in output
