@@ -75,9 +75,10 @@ class Report:
         self._line(WARNING, "warning: ", text)
 
     def problem(self, text: str) -> None:
-        """Tell what is wrong: the exit code will not be 0."""
-        self.problems.append(text)
-        self._line(ERROR, "PROBLEM: ", text)
+        """Tell what is wrong, once: the exit code will not be 0."""
+        if text not in self.problems:
+            self.problems.append(text)
+            self._line(ERROR, "PROBLEM: ", text)
 
     def progress(self, name: str, size: int) -> None:
         """Draw how far a file is."""

@@ -167,16 +167,16 @@ class Run:
             self.outcome.places = writer.commit(manifest.encode(manifest.sign(document, self.key)))
         except BaseException as error:
             writer.abandon()
-            for place, text in writer.problems.items():
-                self.report.problem(f"{place}: {text}")
+            for text in writer.problems.values():
+                self.report.problem(text)
             if isinstance(error, BackupError):
                 self.outcome.nothing_made = True
                 self.report.problem(str(error))
                 state.update(self.config, state.ended(state.SET, started, True, False))
                 return
             raise
-        for place, text in writer.problems.items():
-            self.report.problem(f"{place}: {text}")
+        for text in writer.problems.values():
+            self.report.problem(text)
         self.outcome.set_id = set_id
         self.outcome.size = sum(file.size for file in writer.files)
         self.outcome.complete = bool(document["complete"])

@@ -128,8 +128,10 @@ class Store:
             answer = getattr(error, "response", {})
             code = str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
             kind = MissingError if code in MISSING else PlaceError
+            # The same sentence for each call: what is said twice is not read.
+            told = f"failed at {what}: {error}" if code else f"does not answer: {str(error).partition(' URL: ')[0]}"
             advice = ADVICE.get(code, "is it running, does this host reach it, is its certificate known here?")
-            raise kind(f"the object store {self.settings.url} failed at {what}: {error}. Check: {advice}") from error
+            raise kind(f"the object store {self.settings.url} {told}. Check: {advice}") from error
 
     def call(self, method: str, **values: Any) -> dict[str, Any]:
         """Call a method of the client for our bucket."""
