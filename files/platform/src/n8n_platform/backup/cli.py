@@ -12,12 +12,12 @@ from types import FrameType
 from typing import Any
 
 from n8n_platform import __version__
-from n8n_platform.backup import commands, config
+from n8n_platform.backup import commands, config, drill, restore
 from n8n_platform.backup.errors import FAILED, UNUSABLE, BackupError
 
 Registrar = Callable[[Any], None]
 # Each adds commands to the parser: register(subparsers), with set_defaults(action=function(config, arguments) -> code).
-REGISTRARS: tuple[Registrar, ...] = ()
+REGISTRARS: tuple[Registrar, ...] = (restore.register, drill.register)
 
 CODES = """exit codes: 0 done; 1 failed; 2 wrong use; 3 another run is under way; 4 not enough room;
 5 partly done (what was done can be relied on); 69 the settings, a secret or a program is missing"""

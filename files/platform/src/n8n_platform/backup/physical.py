@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +14,6 @@ from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.pipeline import Command, output
 
 INFO_SECONDS = 300
-WAL = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(?:-[0-9a-f]{40}.*)?")
-# Names shown of a gap.
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,6 @@ class Repository:
 
     repo: int
     backups: tuple[Mapping[str, Any], ...] = ()
-    archive_id: str = ""
 
     @property
     def newest(self) -> Mapping[str, Any] | None:
@@ -42,7 +37,14 @@ class Repository:
 def call(config: Config, settings: Physical, repo: int, *words: str, timeout: float | None = None) -> str:
     """Run pgBackRest for a repository; raise :class:`BackupError` with what it said."""
     command = Command(
-        ["pgbackrest", f"--stanza={settings.stanza}", f"--repo={repo}", "--log-level-console=warn", *words],
+        [
+            "pgbackrest",
+            f"--stanza={settings.stanza}",
+            f"--repo={repo}",
+            "--log-level-console=off",
+            "--log-level-stderr=warn",
+            *words,
+        ],
         user=config.user,
     )
     try:
@@ -72,14 +74,9 @@ def info(config: Config, settings: Physical, repo: int) -> Repository:
             for backup in stanza["backup"]
             if int(backup["database"]["repo-key"]) == repo and not backup.get("error")
         ]
-        archives = [entry["id"] for entry in stanza["archive"] if int(entry["database"]["repo-key"]) == repo]
     except (ValueError, KeyError, TypeError) as error:
         raise BackupError(f"pgBackRest, repository {repo}: `info` answered something unknown ({error!r})") from error
-    return Repository(
-        repo,
-        tuple(sorted(backups, key=lambda found: int(found["timestamp"]["stop"]))),
-        archives[-1] if archives else "",
-    )
+    return Repository(repo, tuple(sorted(backups, key=lambda found: int(found["timestamp"]["stop"]))))
 
 
 def kind_due(repository: Repository, now: datetime, full_every_days: int) -> str:
@@ -98,42 +95,3 @@ def backup(config: Config, settings: Physical, repo: int) -> Repository:
     if found.newest is None:
         raise BackupError(f"pgBackRest, repository {repo}: the backup ended well, but `info` does not list it")
     return found
-
-
-def missing_wal(names: Iterable[str], start: str, segments_per_file: int = 256) -> list[str]:
-    """Return the WAL segments that lack between ``start`` and the newest one of its timeline, in order.
-
-    ``names`` are those of the archive. One segment file of 16 MiB is the 256th part of what shares a middle number.
-    """
-    first = WAL.fullmatch(start)
-    if not first:
-        return []
-    timeline = first[1]
-    present = {
-        int(match[2], 16) * segments_per_file + int(match[3], 16)
-        for match in map(WAL.fullmatch, names)
-        if match and match[1] == timeline
-    }
-    begin = int(first[2], 16) * segments_per_file + int(first[3], 16)
-    return [
-        f"{timeline}{number // segments_per_file:08X}{number % segments_per_file:08X}"
-        for number in range(begin, max(present, default=begin - 1) + 1)
-        if number not in present
-    ]
-
-
-def archive_gap(config: Config, settings: Physical, found: Repository) -> str:
-    """Return what lacks in the archive since the newest backup: recovery to a later time would stop there."""
-    if found.newest is None or not found.archive_id:
-        return ""
-    start = str(found.newest["archive"]["start"])
-    place = f"archive/{settings.stanza}/{found.archive_id}"
-    printed = call(config, settings, found.repo, "repo-ls", place, "--recurse", timeout=INFO_SECONDS)
-    lost = missing_wal((line.rsplit("/", 1)[-1] for line in printed.splitlines()), start)
-    if not lost:
-        return ""
-    names = ", ".join(lost[:SHOWN]) + (f" and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
-    return (
-        f"pgBackRest, repository {found.repo}: the archive lacks {names} since the backup {found.newest['label']}; "
-        "a restore cannot go past that point. A new backup closes the gap: n8n-platform-backup run --parts physical"
-    )

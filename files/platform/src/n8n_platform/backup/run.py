@@ -113,7 +113,6 @@ class Run:
         settings = self.config.physical
         assert settings is not None  # noqa: S101  (the part is on)
         started, failed, size = datetime.now(UTC), False, 0
-        missing: dict[str, int] = {}
         for repo in settings.repos:
             try:
                 found = physical.backup(self.config, settings, repo)
@@ -121,20 +120,10 @@ class Run:
                 self.outcome.labels[str(repo)] = str(newest.get("label", ""))
                 size = max(size, int(newest.get("info", {}).get("repository", {}).get("size", 0)))
                 self.report.say(f"physical backup {newest.get('label')} in repository {repo}")
-                gap = physical.archive_gap(self.config, settings, found)
-                missing[str(repo)] = int(bool(gap))
-                if gap:
-                    self.report.problem(gap)
-            except (UnusableError, BackupError) as error:
+            except BackupError as error:
                 failed = True
                 self.report.problem(str(error))
-        state.update(
-            self.config,
-            {
-                **state.ended(state.PHYSICAL, started, failed, bool(self.outcome.labels), size),
-                "archive_missing": missing,
-            },
-        )
+        state.update(self.config, state.ended(state.PHYSICAL, started, failed, bool(self.outcome.labels), size))
 
     # --- the set ----------------------------------------------------------------------------------------------------
 

@@ -118,10 +118,5 @@ def metrics(state: Mapping[str, Any]) -> list[Metric]:
         single("drill_success_timestamp_seconds", "When a set was last restored in a drill.", "drill", "last_success"),
         single("drill_rto_seconds", "How long the restore of that drill took.", "drill", "rto_seconds"),
         single("drill_rpo_seconds", "Age of the newest data that the drill got back.", "drill", "rpo_seconds"),
-        Metric(
-            "n8n_backup_archive_missing",
-            "1 when a repository lacks WAL written since its newest backup.",
-            [({"repo": repo}, float(value)) for repo, value in sorted(state.get("archive_missing", {}).items())],
-        ),
     ]
     return [metric for metric in found if metric.samples]

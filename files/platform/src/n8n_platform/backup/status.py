@@ -61,7 +61,6 @@ def collect(config: Config) -> dict[str, Any]:
         "sets": remembered.get("sets", {}),
         "set": remembered.get(state.SET, {}),
         "physical": remembered.get(state.PHYSICAL, {}) if config.physical else None,
-        "archive_missing": remembered.get("archive_missing", {}),
         "drill": remembered.get("drill", {}),
     }
 
