@@ -295,9 +295,9 @@ METHOD = """## Method
 One machine, short windows, one after the other; other work on the machine is stated, not removed. A container
 shares its kernel with the driver. Each Node.js process compiles n8n's code for itself while it works: the
 platform's seven processes need several times as many executions to get warm as the two of n8n by hand, so short
-windows, and those just after a restart (legacy), show the platform worse than a long run would. Part of it stays: after
-2000 executions five workers needed 12.3 ms of CPU for one (legacy engine), a single worker on the same host 7.3 ms, so on
-two cores fewer workers do more. Nothing here says how large payloads, binary data or long workflows behave.
+windows, and those just after a restart (legacy), show the platform worse than a long run would. Part of it stays:
+after 2000 executions five workers needed 12.3 ms of CPU for one (legacy engine), a single worker on the same host
+7.3 ms, so on two cores fewer workers do more. Nothing here says how large payloads, binary data or long workflows behave.
 """
 
 
