@@ -297,7 +297,8 @@ shares its kernel with the driver. Each Node.js process compiles n8n's code for 
 platform's seven processes need several times as many executions to get warm as the two of n8n by hand, so short
 windows, and those just after a restart (legacy), show the platform worse than a long run would. Part of it stays:
 after 2000 executions five workers needed 12.3 ms of CPU for one (legacy engine), a single worker on the same host
-7.3 ms, so on two cores fewer workers do more. Nothing here says how large payloads, binary data or long workflows behave.
+7.3 ms, so on two cores fewer workers do more. Nothing here says how large payloads, binary data or long workflows
+behave.
 """
 
 
