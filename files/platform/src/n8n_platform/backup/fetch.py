@@ -58,7 +58,8 @@ def one(store: s3.Store, set_id: str, file: manifest.File, folder: Path, report:
     begun = folder / f"{file.name}{BEGUN}"
     for attempt in (1, 2):
         digest, size = hashlib.sha256(), 0
-        begun.touch(mode=0o600)
+        begun.touch()
+        begun.chmod(0o600)
         with begun.open("rb+") as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)

@@ -24,6 +24,8 @@ PIPE = 1024 * 1024
 # Bytes of a program's complaints that are kept, from their end.
 COMPLAINTS = 4000
 STOP_SECONDS = 10
+# How a program ends whose reader is gone, and how a shell says so.
+CUT_OFF = (-signal.SIGPIPE, 128 + signal.SIGPIPE)
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -151,7 +153,7 @@ class Pipeline:
                 if code and said:
                     warnings.append(f"{command.name}: {said}")
                 continue
-            failures.append((code == -signal.SIGPIPE, failure(command.name, code, said)))
+            failures.append((code in CUT_OFF, failure(command.name, code, said)))
         if failures:
             raise BackupError(min(failures, key=lambda found: found[0])[1])
         return warnings

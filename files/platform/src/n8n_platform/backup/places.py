@@ -242,7 +242,7 @@ class SetWriter:
 
     def _need_a_place(self) -> None:
         if not self.places:
-            raise PlaceError("no place is left for the set: " + "; ".join(self.problems.values()))
+            raise PlaceError("the set could be written nowhere: nothing was saved")
 
     def discard(self, part: str) -> None:
         """Remove the files of a part: half a part would look like a whole one."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from n8n_platform.backup import check, database, manifest, physical, prune, s3, sets, space, state, verification
@@ -129,7 +129,9 @@ class Run:
 
     def _set(self, wanted: Sequence[str], last: dict[str, Any]) -> None:
         started, begun = datetime.now(UTC), time.monotonic()
-        set_id = manifest.set_id(started, self.config.host)
+        # Two runs within a second are two sets.
+        while (set_id := manifest.set_id(started, self.config.host)) in self.local.ids():
+            started += timedelta(seconds=1)
         state.update(self.config, {"running": {"set": set_id, "since": started.timestamp()}})
         places: list[Place] = []
         failures = []
