@@ -38,7 +38,7 @@ class Echo(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def stream(self):
-        """Send two chunks two seconds apart."""
+        """Send two chunks, two seconds apart or four."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
@@ -47,7 +47,7 @@ class Echo(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
             self.wfile.flush()
             if text == b"first":
-                threading.Event().wait(2)
+                threading.Event().wait(4 if "slow" in self.path else 2)
         self.wfile.write(b"0\r\n\r\n")
 
     def answer(self):
@@ -61,8 +61,6 @@ class Echo(BaseHTTPRequestHandler):
         if self.path.startswith("/webhook/stream"):
             self.stream()
             return
-        if self.path.startswith("/webhook/slow"):
-            threading.Event().wait(3)
         body = json.dumps(
             {"port": PORT, "method": self.command, "path": self.path, "headers": dict(self.headers.items())}
         ).encode()

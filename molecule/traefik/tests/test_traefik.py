@@ -467,15 +467,17 @@ def test_restart_that_was_missed_is_made_up_for(host: Any) -> None:
 def test_restart_finishes_requests_and_refuses_no_connection(host: Any, ask: Ask, steady: Any) -> None:
     host.check_output(
         "systemd-run --quiet --collect --unit=slow-request --service-type=exec --property=StandardOutput=file:/run/slow"
-        f" curl -s --cacert {TLS}/ca.crt --resolve n8n.test:443:127.0.0.1 https://n8n.test/webhook/slow"
+        f" curl -sN --cacert {TLS}/ca.crt --resolve n8n.test:443:127.0.0.1 https://n8n.test/webhook/stream/slow"
     )
+    host.check_output("timeout 20 sh -c 'until [ -s /run/slow ]; do sleep 0.1; done'")
     before = started(host)
     found = steady("systemctl restart traefik")
     assert started(host) != before
     # Traefik drops TLS handshakes for the moment between its start and its first configuration.
     assert not [failure for failure in found["failed"] if "refused" in failure]
     assert ask({"path": "/webhook/a", "until": {"status": 200}})["status"] == 200
-    assert json.loads(host.file("/run/slow").content_string)["path"] == "/webhook/slow"
+    host.check_output("timeout 20 sh -c 'while systemctl is-active -q slow-request; do sleep 0.1; done'")
+    assert host.file("/run/slow").content_string == "firstlast"
 
 
 def test_killed_traefik_is_back_at_once(host: Any, ask: Ask, steady: Any) -> None:
