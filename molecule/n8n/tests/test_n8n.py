@@ -77,7 +77,7 @@ def test_a_worker_runs_the_workflow_and_the_runner_its_code(host: Any) -> None:
 def test_every_caller_who_waits_for_a_result_gets_it(host: Any) -> None:
     """With n8n's defaults about one answer in 300 never comes, see the README's settings."""
     ask = f"curl -s --max-time 30 -o /dev/null -w '%{{http_code}}\\n' --json '{{}}' {WEBHOOK}/test-echo"
-    answers = host.check_output("bash -c %s", f"seq 600 | xargs -P 12 -I% {ask} | sort | uniq -c").split()
+    answers = host.check_output("bash -c %s", f"seq 600 | xargs -P 12 -I@ {ask} | sort | uniq -c").split()
     assert answers == ["600", "200"], answers
 
 
