@@ -128,7 +128,6 @@ def test_verifications_are_signed_and_belong_to_their_set() -> None:
     assert verification.parse(data, "b", "key") == []
     assert verification.parse(data, "a", "other") == []
     assert verification.parse(None, "a", "key") == []
-    assert verification.merge(entries, entries[:1]) == entries[::-1]
     made = verification.entry("drill", [], 12.5, 3.0, "well")
     assert (made["result"], made["rto_seconds"], made["detail"]) == ("ok", 12.5, "well")
     assert verification.entry("drill", ["a", "b"])["detail"] == "a; b"

@@ -235,7 +235,7 @@ def test_errors_of_the_store(bucket: FakeS3) -> None:
     assert store.get("here/k") == b"abc"
     assert b"".join(store.stream("here/k", 1)) == b"bc"
     bucket.fail = away
-    with pytest.raises(PlaceError, match=r"does not answer: Could not connect to the endpoint\. Check: is it running"):
+    with pytest.raises(PlaceError, match=r"does not answer: Could not connect to the endpoint\. Is it running"):
         store.get("here/k")
 
 

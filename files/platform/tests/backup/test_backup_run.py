@@ -185,7 +185,7 @@ def test_a_store_that_is_away_costs_nothing_but_the_exit_code(config: Config, bu
     assert code == PARTLY
     assert runner.report.problems == [
         "the object store http://store.internal:7070 does not answer: Could not connect to the endpoint. "
-        "Check: is it running, does this host reach it, is its certificate known here?"
+        "Is it running, does this host reach it, is its certificate known here?"
     ]
     document = read_manifest(config, runner.outcome.set_id)
     assert {entry["s3"] for entry in document["files"]} == {None}

@@ -123,62 +123,61 @@ def readable(config: Config, name: str, stream: IO[bytes]) -> str:
     return ""
 
 
-def compare(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def compare(documents: Sequence[Mapping[str, Any]]) -> str:
     """Return a problem when the places describe different sets."""
-    lists = {
-        place: [(file.name, file.size, file.sha256) for file in manifest.files(document)]
-        for place, document in documents.items()
-    }
-    return [] if len({str(entries) for entries in lists.values()}) <= 1 else ["the manifests of the places differ"]
+    lists = {str([(file.name, file.size, file.sha256) for file in manifest.files(document)]) for document in documents}
+    return "the manifests of the places differ" if len(lists) > 1 else ""
 
 
-def problems_of(
-    config: Config, set_id: str, where: Sequence[Shelf], report: Report, deep: bool
-) -> tuple[list[str], str]:
-    """Return what is wrong with a set, and a sentence on what was checked."""
+def problems_at(
+    config: Config, set_id: str, shelf: Shelf, found: sets.Found, report: Report, light: bool, deep: bool
+) -> list[str]:
+    """Return what is wrong with a set at one place. ``light``: only sizes are compared."""
+    if found.problem:
+        return [found.problem]
+    files = manifest.files(found.document)
+    if isinstance(shelf, sets.S3Shelf) and light:
+        return sizes(shelf, set_id, files)
+    problems = []
+    for file in files:
+        try:
+            text = sums(shelf, set_id, file, report.progress)
+            if not text and deep:
+                with opened(shelf, set_id, file.name) as stream:
+                    text = readable(config, file.name, stream)
+        except s3.MissingError:
+            text = f"{file.name} is missing"
+        except (BackupError, OSError, ValueError) as error:
+            text = f"{file.name} cannot be read: {error}"
+        if text:
+            problems.append(text)
+    return problems
+
+
+def verify(config: Config, set_id: str, where: Sequence[Shelf], report: Report, deep: bool) -> dict[str, Any]:
+    """Check a set at its places and add what was found to each copy's verification; return an entry for all of them.
+
+    What lies in the object store beside a local copy is only read again with ``deep``.
+    """
     key = config.secret(manifest.SIGNING_KEY)
-    problems: list[str] = []
-    documents: dict[str, Mapping[str, Any]] = {}
-    for shelf in where:
-        found = sets.look(shelf, set_id, key)
-        if found.problem:
-            problems.append(f"{shelf.name}: {found.problem}")
-            continue
-        documents[shelf.name] = found.document
-        files = manifest.files(found.document)
-        # What lies in the object store beside a local copy is only fetched to be checked on demand.
-        if isinstance(shelf, sets.S3Shelf) and not deep and len(where) > 1:
-            problems += [f"{shelf.name}: {text}" for text in sizes(shelf, set_id, files)]
-            continue
-        for file in files:
-            try:
-                text = sums(shelf, set_id, file, report.progress)
-                if not text and deep and shelf is where[0]:
-                    with opened(shelf, set_id, file.name) as stream:
-                        text = readable(config, file.name, stream)
-            except s3.MissingError:
-                text = f"{file.name} is missing"
-            except (BackupError, OSError, ValueError) as error:
-                text = f"{file.name} cannot be read: {error}"
-            if text:
-                problems.append(f"{shelf.name}: {text}")
-    problems += compare(documents)
-    sizes_known = [sum(file.size for file in manifest.files(document)) for document in documents.values()]
-    detail = f"{human_size(max(sizes_known, default=0))}, {' and '.join(documents) or 'nothing readable'}"
-    return problems, detail
-
-
-def verify(config: Config, set_id: str, where: list[Shelf], report: Report, deep: bool) -> dict[str, Any]:
-    """Check a set at its places and add the result to its verification; return the entry."""
-    problems, detail = problems_of(config, set_id, where, report, deep)
     kind = verification.ARCHIVE if deep else verification.CHECKSUMS
-    entry = verification.entry(kind, problems, detail=detail)
+    copies = {shelf.name: sets.look(shelf, set_id, key) for shelf in where}
+    good = [found for found in copies.values() if not found.problem]
+    difference = compare([found.document for found in good])
+    every: list[str] = []
+    for shelf in where:
+        light = not deep and len(where) > 1
+        problems = problems_at(config, set_id, shelf, copies[shelf.name], report, light, deep)
+        problems += [difference] if difference else []
+        every += [f"{shelf.name}: {text}" for text in problems]
+        note = verification.entry(kind, problems, detail=human_size(copies[shelf.name].size))
+        for text in sets.record(config, set_id, note, [shelf]):
+            report.warn(f"the result could not be noted: {text}")
     report.clear()
-    for text in problems:
+    for text in every:
         report.problem(f"{set_id}: {text}")
-    for text in sets.record(config, set_id, entry, where):
-        report.warn(f"the result could not be noted everywhere: {text}")
-    if not problems:
+    detail = f"{human_size(max((found.size for found in good), default=0))}, {' and '.join(copies)}"
+    if not every:
         state.update(config, {"verified": {"at": state.clock_reading()["wall"], "set": set_id}})
         report.say(f"verified {set_id} by {kind}: {detail}")
-    return entry
+    return verification.entry(kind, every, detail=detail)

@@ -25,7 +25,7 @@ from n8n_platform.backup import (
     verification,
 )
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.errors import FAILED, OK, PARTLY, BackupError, PlaceError, SpaceError, UsageError
+from n8n_platform.backup.errors import FAILED, OK, PARTLY, PlaceError, SpaceError, UsageError
 from n8n_platform.backup.report import Report, human_age, human_size, print_json
 
 
@@ -76,7 +76,8 @@ def summary(places: Mapping[str, sets.Found]) -> dict[str, Any]:
     """Return a set as lists show it."""
     good = [entry for entry in places.values() if not entry.problem]
     best = (good or list(places.values()))[0]
-    checks = [entry.verified for entry in good if entry.verified.result]
+    damaged = {place: entry.verified.detail for place, entry in places.items() if entry.verified.result == "failed"}
+    checks = [entry.verified for place, entry in places.items() if place not in damaged and entry.verified.result]
     verified = max(checks, key=lambda entry: entry.at, default=best.verified)
     database = best.document.get("database") or {}
     return {
@@ -96,6 +97,7 @@ def summary(places: Mapping[str, sets.Found]) -> dict[str, Any]:
         "encryption_key_fingerprint": best.document.get("encryption_key_fingerprint", ""),
         "physical": best.document.get("physical", {}),
         "verified": vars(verified),
+        "damaged": damaged,
         "problem": "; ".join(f"{place}: {entry.problem}" for place, entry in places.items() if entry.problem),
     }
 
@@ -124,6 +126,9 @@ def list_sets(config: Config, arguments: argparse.Namespace) -> int:
             f"{entry['id']:{width}}  {human_age(entry['age_seconds']):>8}  {human_size(entry['size_bytes']):>9}  "
             f"{where:8}  {version:8}  {parts:8}  {checked(entry['verified'])}"
         )
+        if entry["verified"]["result"] != verification.RESULT_FAILED:
+            for place, detail in entry["damaged"].items():
+                say.say(f"{'':{width}}  its copy in {place} is damaged: {detail}")
     return PARTLY if say.problems else OK
 
 
@@ -196,7 +201,7 @@ def prune_sets(config: Config, arguments: argparse.Namespace) -> int:
 def fetch_set(config: Config, arguments: argparse.Namespace) -> int:
     """Copy a set out of the object store."""
     where = sets.shelves(config, "s3")
-    set_id, _ = sets.resolve(config, arguments.id, where)
+    set_id, _ = sets.resolve(config, arguments.id, where, usable=True)
     store = s3.connect(config)
     assert store is not None  # noqa: S101  (shelves() refuses otherwise)
     path = fetch.fetch(store, set_id, arguments.directory, sets.signing_key(config), Report(quiet=arguments.json))
@@ -216,11 +221,8 @@ def confirmed(config: Config, text: str) -> bool:
 def restore_files(config: Config, arguments: argparse.Namespace) -> int:
     """Unpack files of a set."""
     say = Report(quiet=False)
-    set_id, where = sets.resolve(config, arguments.id, sets.shelves(config))
+    set_id, where = sets.resolve(config, arguments.id, sets.shelves(config), usable=True)
     key = sets.signing_key(config)
-    found = sets.look(where[0], set_id, key)
-    if found.problem:
-        raise BackupError(f"{set_id}: {found.problem}")
     if key is None:
         say.warn(f"the signature of {set_id} is not checked: this host has no {manifest.SIGNING_KEY} yet")
     target: Path = arguments.target
@@ -230,9 +232,15 @@ def restore_files(config: Config, arguments: argparse.Namespace) -> int:
         return FAILED
     if not target.is_dir():
         raise UsageError(f"there is no directory {target}")
-    unpack.restore_files(
-        config, found, where[0], arguments.parts, target, arguments.identity, say, arguments.numeric_owner
-    )
+    for shelf in where:
+        try:
+            files = unpack.chosen(config, sets.look(shelf, set_id, key), shelf, arguments.parts, say)
+            break
+        except unpack.DamagedError as error:
+            if shelf is where[-1]:
+                raise
+            say.warn(f"{error} Taking the other copy.")
+    unpack.extract(shelf, set_id, files, target, arguments.identity, say, arguments.numeric_owner)
     return OK
 
 

@@ -86,7 +86,8 @@ class FileSink:
 
 def disk_error(path: Path, error: OSError) -> PlaceError:
     """Return what to say about a disk that does not take our data."""
-    return PlaceError(f"cannot write {path}: {error.strerror or error}. Look at: df -h {path.parent}")
+    lasting = path.parent.parent if path.parent.name.startswith(PARTIAL) else path.parent
+    return PlaceError(f"cannot write {path}: {error.strerror or error}. Look at: df -h {lasting}")
 
 
 def sync_directory(path: Path) -> None:

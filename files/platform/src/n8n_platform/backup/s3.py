@@ -110,6 +110,16 @@ class Upload:
                 return
 
 
+def told(what: str, code: str, error: Exception) -> str:
+    """Return how a call failed. What every call would say is said in the same words, so that it is told once."""
+    if not code:
+        text = str(error).partition(" URL: ")[0]
+        return f"does not answer: {text}. Is it running, does this host reach it, is its certificate known here?"
+    if code in ADVICE:
+        return f"refuses ({code}): {ADVICE[code]}"
+    return f"failed at {what}: {error}"
+
+
 class Store:
     """A bucket. ``client`` is boto3's, ``errors`` are what it raises; every method raises :class:`PlaceError`."""
 
@@ -128,10 +138,7 @@ class Store:
             answer = getattr(error, "response", {})
             code = str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
             kind = MissingError if code in MISSING else PlaceError
-            # The same sentence for each call: what is said twice is not read.
-            told = f"failed at {what}: {error}" if code else f"does not answer: {str(error).partition(' URL: ')[0]}"
-            advice = ADVICE.get(code, "is it running, does this host reach it, is its certificate known here?")
-            raise kind(f"the object store {self.settings.url} {told}. Check: {advice}") from error
+            raise kind(f"the object store {self.settings.url} {told(what, code, error)}") from error
 
     def call(self, method: str, **values: Any) -> dict[str, Any]:
         """Call a method of the client for our bucket."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -226,10 +226,13 @@ def shelves(config: Config, where: str = "all") -> list[LocalShelf | S3Shelf]:
     return found
 
 
-def resolve(config: Config, name: str, where: list[LocalShelf | S3Shelf]) -> tuple[str, list[LocalShelf | S3Shelf]]:
-    """Return the id that ``name`` means (``latest``: the newest complete one of this host) and the places that have it.
+def resolve(
+    config: Config, name: str, where: list[LocalShelf | S3Shelf], usable: bool = False
+) -> tuple[str, list[LocalShelf | S3Shelf]]:
+    """Return the id that ``name`` means, and the places that have it, those with a copy that failed a check last.
 
-    A place that does not answer is left out; when it is the only one, its error is raised.
+    ``latest`` is the newest complete set of this host; with ``usable`` one of which a copy has not failed a check. A
+    place that does not answer is left out; when it is the only one, its error is raised.
     """
     held: dict[str, list[LocalShelf | S3Shelf]] = {}
     errors: list[BackupError] = []
@@ -240,13 +243,21 @@ def resolve(config: Config, name: str, where: list[LocalShelf | S3Shelf]) -> tup
                 held.setdefault(set_id, []).append(shelf)
         except PlaceError as error:
             errors.append(error)
-    if name == LATEST:
-        for set_id in sorted(held, reverse=True):
-            parsed = manifest.parse_id(set_id)
-            if parsed and parsed[1] == config.host and look(held[set_id][0], set_id, key).complete:
-                return set_id, held[set_id]
-    elif name in held:
-        return name, held[name]
+
+    def rank(set_id: str) -> list[tuple[bool, int]]:
+        copies = [look(shelf, set_id, key) for shelf in held[set_id]]
+        return sorted(
+            (bool(copy.problem) or copy.verified.result == verification.RESULT_FAILED, number)
+            for number, copy in enumerate(copies)
+            if name != LATEST or copy.complete
+        )
+
+    candidates = sorted((entry for entry in held if mine(config, entry)), reverse=True) if name == LATEST else [name]
+    for set_id in candidates:
+        if set_id in held:
+            ranked = rank(set_id)
+            if ranked and not (usable and name == LATEST and ranked[0][0]):
+                return set_id, [held[set_id][number] for _, number in ranked]
     if errors:
         raise errors[0]
     places_asked = " and ".join(shelf.name for shelf in where)
@@ -254,23 +265,20 @@ def resolve(config: Config, name: str, where: list[LocalShelf | S3Shelf]) -> tup
     raise UsageError(f"there is {wanted} ({places_asked}). See what there is: n8n-platform-backup list")
 
 
-def record(config: Config, set_id: str, entry: Mapping[str, Any], where: list[LocalShelf | S3Shelf]) -> list[str]:
-    """Add an entry to a set's verification at every place that has the set; return what went wrong.
+def mine(config: Config, set_id: str) -> bool:
+    """Tell whether a set was made by this host."""
+    parsed = manifest.parse_id(set_id)
+    return parsed is not None and parsed[1] == config.host
 
-    Copies that lack entries get those of the others.
-    """
+
+def record(config: Config, set_id: str, entry: Mapping[str, Any], where: Sequence[LocalShelf | S3Shelf]) -> list[str]:
+    """Add an entry to a set's verification at the places where it holds; return what went wrong."""
     key = config.secret(manifest.SIGNING_KEY)
     problems = []
-    known: list[list[dict[str, Any]]] = []
     for shelf in where:
         try:
-            known.append(verification.parse(shelf.read(set_id, verification.NAME), set_id, key))
-        except PlaceError as error:
-            problems.append(str(error))
-    data = verification.document(set_id, verification.merge(*known, [entry]), key)
-    for shelf in where:
-        try:
-            shelf.write(set_id, verification.NAME, data)
+            known = verification.parse(shelf.read(set_id, verification.NAME), set_id, key)
+            shelf.write(set_id, verification.NAME, verification.document(set_id, [*known, entry], key))
         except PlaceError as error:
             problems.append(str(error))
     return problems

@@ -88,8 +88,8 @@ def killed(remembered: dict[str, Any], under_way: bool) -> list[str]:
     if not running.get("set") or under_way:
         return []
     return [
-        f"the run that began {running['set']} was killed. Why: journalctl -u n8n-backup -n 100; for lack of memory: "
-        "journalctl -k | grep -i oom. Make a new one: n8n-platform-backup run"
+        f"the run that began {running['set']} was killed or stopped. Why: journalctl -u n8n-backup -n 100; "
+        "lack of memory: journalctl -k | grep -i oom. Make a new one: n8n-platform-backup run"
     ]
 
 

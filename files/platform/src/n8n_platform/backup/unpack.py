@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from n8n_platform.backup import check, manifest, sets
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.errors import BackupError, UsageError
+from n8n_platform.backup.errors import BackupError, PlaceError, UsageError
 from n8n_platform.backup.pipeline import Command, Pipeline
 from n8n_platform.backup.report import Report
 
@@ -22,10 +21,21 @@ ARCHIVES = {
 }
 
 
-def chosen(document: Mapping[str, Any], parts: Sequence[str]) -> list[manifest.File]:
-    """Return the archives of parts; raise :class:`UsageError` for a part that has none in this set."""
-    files = manifest.files(document)
-    found = []
+class DamagedError(BackupError):
+    """This copy of the set cannot be used; another one may."""
+
+
+def chosen(
+    config: Config, found: sets.Found, shelf: sets.LocalShelf | sets.S3Shelf, parts: Sequence[str], report: Report
+) -> list[manifest.File]:
+    """Return the archives of parts after checking every byte of them.
+
+    Raises :class:`DamagedError`, or :class:`UsageError` for a part that has no archive in this set.
+    """
+    if found.problem:
+        raise DamagedError(f"{found.id} ({shelf.name}): {found.problem}")
+    files = manifest.files(found.document)
+    wanted = []
     for part in parts:
         if part not in ARCHIVES:
             raise UsageError(
@@ -34,53 +44,42 @@ def chosen(document: Mapping[str, Any], parts: Sequence[str]) -> list[manifest.F
             )
         archives = [file for file in files if file.name in ARCHIVES[part]]
         if not archives:
-            raise UsageError(f"the set {document['id']} has no part {part}")
-        found += archives
-    return found
+            raise UsageError(f"the set {found.id} has no part {part}")
+        wanted += archives
+    for file in wanted:
+        try:
+            problem = check.sums(shelf, found.id, file, report.progress)
+        except PlaceError as error:
+            problem = str(error)
+        if problem:
+            raise DamagedError(f"{found.id} ({shelf.name}): {problem}. Nothing was unpacked.")
+    return wanted
 
 
-def restore_files(
-    config: Config,
-    found: sets.Found,
+def extract(
     shelf: sets.LocalShelf | sets.S3Shelf,
-    parts: Sequence[str],
+    set_id: str,
+    files: Sequence[manifest.File],
     target: Path,
     identity: Path | None,
     report: Report,
     numeric_owner: bool = False,
 ) -> None:
-    """Unpack parts of a set below ``target``, after checking every byte of them.
+    """Unpack archives below ``target``.
 
     Owners are found by name, since numbers differ between hosts; ``numeric_owner`` takes the numbers instead.
     """
-    files = chosen(found.document, parts)
     locked = [file.name for file in files if file.name.endswith(".age")]
     if locked and identity is None:
         raise UsageError(f"{', '.join(locked)} is encrypted: give the file with the age identity (--identity FILE)")
     if identity is not None and not identity.is_file():
         raise UsageError(f"there is no file {identity}")
     for file in files:
-        problem = check.sums(shelf, found.id, file, report.progress)
-        if problem:
-            raise BackupError(f"{found.id}: {problem}. Nothing was unpacked. Use another set.")
-    for file in files:
-        commands = [
-            *([Command(["age", "--decrypt", "--identity", identity])] if identity and file.name in locked else []),
-            check.UNPACK,
-            Command(
-                [
-                    "tar",
-                    "--extract",
-                    "--file=-",
-                    "--preserve-permissions",
-                    "--verbose",
-                    *(["--numeric-owner"] if numeric_owner else []),
-                    f"--directory={target}",
-                ]
-            ),
-        ]
+        opening = [Command(["age", "--decrypt", "--identity", identity])] if identity and file.name in locked else []
+        words = ["tar", "--extract", "--file=-", "--preserve-permissions", "--verbose", f"--directory={target}"]
+        commands = [*opening, check.UNPACK, Command([*words, "--numeric-owner"] if numeric_owner else words)]
         count = 0
-        with check.opened(shelf, found.id, file.name) as stream, Pipeline(commands, stdin=stream) as pipeline:
+        with check.opened(shelf, set_id, file.name) as stream, Pipeline(commands, stdin=stream) as pipeline:
             for chunk in pipeline.chunks():
                 count += chunk.count(b"\n")
             for warning in pipeline.finish():

@@ -66,12 +66,6 @@ def entry(
     }
 
 
-def merge(*lists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of several copies, each once, oldest first."""
-    found = {(entry["at"], entry["by"]): dict(entry) for entries in lists for entry in entries}
-    return [found[key] for key in sorted(found)]
-
-
 def document(set_id: str, entries: Sequence[Mapping[str, Any]], key: str) -> bytes:
     """Return the file."""
     return manifest.encode(manifest.sign({"format": manifest.FORMAT, "id": set_id, "entries": list(entries)}, key))
