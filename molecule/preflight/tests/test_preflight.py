@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 PLAYBOOK = Path(__file__).parents[3] / "playbooks/preflight.yml"
+CONTRACT = Path(__file__).parents[3] / "roles/_platform/defaults/main.yml"
 Preflight = Callable[..., tuple[bool, str]]
 SNAPSHOT = (
     "find /etc /opt /srv /usr/local /var/lib /root -xdev ! -path '/root/.ansible*' -printf '%p %m %u %s %T@\n' | sort"
@@ -125,11 +127,8 @@ def test_workers_that_do_not_fit(preflight: Preflight, unchanged: None) -> None:
 
 
 def test_two_components_on_one_port(preflight: Preflight, unchanged: None) -> None:
-    ports = {
-        **{"postgres": 5432, "redis_queue": 6379, "redis_cache": 6379, "n8n_main": 5678},
-        **{"n8n_webhook_base": 5718, "n8n_worker_base": 5719, "n8n_broker_base": 5760},
-        **{"traefik_http": 80, "traefik_https": 443, "traefik_ops": 8082},
-    }
+    ports = yaml.safe_load(CONTRACT.read_text(encoding="utf-8"))["platform_ports"]
+    ports |= {"redis_queue": 6379, "redis_cache": 6379, "n8n_webhook_base": 5718, "n8n_worker_base": 5719}
     passed, output = preflight(platform_ports=ports)
     assert not passed
     assert "redis_queue and redis_cache would both use port 6379 on this host." in output
