@@ -100,12 +100,6 @@ class FakeS3:
             answer |= {"IsTruncated": True, "NextContinuationToken": page[-1]}
         return answer
 
-    def head_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
-        self._called("head_object", Key=Key)
-        if Key not in self.objects:
-            raise ClientError("404")
-        return {"ContentLength": len(self.objects[Key])}
-
     def get_object(self, *, Bucket: str, Key: str, Range: str = "bytes=0-") -> dict[str, Any]:  # noqa: N803
         self._called("get_object", Key=Key, Range=Range)
         if Key not in self.objects:

@@ -305,6 +305,22 @@ def test_a_missing_table_is_told(config: Config) -> None:
     assert runner.report.warnings[0] == "the database has no table nothing, it is not counted or hashed"
 
 
+def test_files_that_vanish_meanwhile_are_a_warning(config: Config, tmp_path: Path) -> None:
+    vanish = "echo 'tar: x: File removed before we read it' >&2"
+    program(tmp_path / "bin", "tar", f'PATH=/usr/bin:/bin tar "$@"; {vanish}; exit 1')
+    code, runner = do(config, ["configuration"])
+    assert code == OK
+    assert runner.report.warnings == ["configuration.tar.zst: tar: tar: x: File removed before we read it"]
+
+
+def test_n8n_needs_a_directory_for_its_exports(config: Config) -> None:
+    assert config.n8n is not None
+    config.n8n.export_dir.rmdir()
+    code, runner = do(config, ["n8n"])
+    assert code == FAILED
+    assert "for n8n's exports: No such file or directory. It must belong to" in runner.report.problems[0]
+
+
 def test_paths_that_do_not_exist_are_told(config: Config, tmp_path: Path) -> None:
     assert config.configuration is not None
     paths = (*config.configuration.paths, tmp_path / "gone")

@@ -197,7 +197,7 @@ def run_export(cli: Path, kind: str, target: Path) -> None:
         output(Command([cli, f"export:{kind}", "--backup", f"--output={target}/"]), timeout=EXPORT_SECONDS)
     except BackupError as error:
         if not any(text in str(error) for text in NOTHING):
-            raise BackupError(f"n8n did not export its {kind}s: {error}. Try: n8n export:{kind} --help") from error
+            raise BackupError(f"n8n could not export ({kind}): {error}. Try: n8n export:{kind} --help") from error
 
 
 def tar_folder(folder: Path, name: str) -> Command:

@@ -10,8 +10,13 @@ from typing import Any
 
 from n8n_platform.backup import manifest, retention, sets, state, verification
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.errors import PlaceError
+from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.report import Report
+
+
+class DamagedError(BackupError):
+    """A local set cannot be uploaded; others can."""
+
 
 Shelf = sets.LocalShelf | sets.S3Shelf
 
@@ -78,7 +83,11 @@ def catch_up(config: Config, local: sets.LocalShelf, remote: sets.S3Shelf, repor
     sent = []
     for found in lacking:
         if found.id in wanted and not found.problem:
-            send(found, local, remote, key, report)
+            try:
+                send(found, local, remote, key, report)
+            except DamagedError as error:
+                report.problem(str(error))
+                continue
             report.say(f"uploaded {found.id}, which the object store lacked")
             sent.append(found.id)
     return sent
@@ -115,10 +124,12 @@ def send_file(set_id: str, file: manifest.File, local: sets.LocalShelf, remote: 
                 upload.write(chunk)
                 report.progress(file.name, size)
         if digest.hexdigest() != file.sha256:
-            raise PlaceError(f"{local.path(set_id, file.name)} is damaged, the set {set_id} is not uploaded")
+            raise DamagedError(f"{local.path(set_id, file.name)} is damaged, the set {set_id} is not uploaded")
     except OSError as error:
         upload.abandon()
-        raise PlaceError(f"cannot read {local.path(set_id, file.name)}: {error.strerror}") from error
+        raise DamagedError(
+            f"cannot read {local.path(set_id, file.name)}: {error.strerror}. The set {set_id} is not uploaded"
+        ) from error
     except BaseException:
         upload.abandon()
         raise

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any
 
 from n8n_platform.backup.config import S3, Config
@@ -162,19 +161,6 @@ class Store:
         """Return an object to write; ``expected`` is the greatest size it may have, in bytes."""
         return Upload(self, key, expected)
 
-    def upload_file(self, key: str, path: Path, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Write an object from a file."""
-        upload = self.upload(key, path.stat().st_size)
-        try:
-            with path.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    upload.write(chunk)
-                    progress(len(chunk))
-        except BaseException:
-            upload.abandon()
-            raise
-        upload.finish()
-
     def get(self, key: str) -> bytes | None:
         """Return a small object, None when there is none."""
         try:
@@ -188,13 +174,6 @@ class Store:
         with self._answers(f"reading {key}"):
             while chunk := body.read(CHUNK):
                 yield chunk
-
-    def size(self, key: str) -> int | None:
-        """Return the size of an object, None when there is none."""
-        try:
-            return int(self.call("head_object", Key=key)["ContentLength"])
-        except MissingError:
-            return None
 
     def delete(self, key: str) -> None:
         """Remove an object; in a versioned bucket its last version stays readable for the store's owner."""
