@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from n8n_platform.backup import database, s3
+from n8n_platform.backup import database, manifest, s3, verification
 from n8n_platform.backup.config import S3, Config, Database, N8n, Paths, Redis, Secrets
 
 from files.platform.tests.fakes import FakeConnection
@@ -253,3 +255,31 @@ def complete_config(tmp_path: Path, with_s3: bool = True) -> Config:
         s3=SETTINGS if with_s3 else None,
         minimum_free_mb=1,
     )
+
+
+def made(call: Any, *words: str, **options: Any) -> str:
+    """Make a set and return its id."""
+    _, out, _ = call("run", "--json", *words, **options)
+    return str(json.loads(out)["set_id"])
+
+
+def age(config: Config, bucket: FakeS3, set_id: str, days: int) -> str:
+    """Turn a set into one that was made days ago; return its new id."""
+    parsed = manifest.parse_id(set_id)
+    assert parsed is not None
+    older = manifest.set_id(parsed[0] - timedelta(days=days), HOST)
+    key = config.secret(manifest.SIGNING_KEY)
+    document = manifest.decode((config.sets_dir / set_id / "manifest.json").read_bytes(), key, "it")
+    entries = verification.parse((config.sets_dir / set_id / "verification.json").read_bytes(), set_id, key)
+    changed = {
+        "manifest.json": manifest.encode(manifest.sign({**document, "id": older}, key)),
+        "verification.json": verification.document(older, entries, key),
+    }
+    (config.sets_dir / set_id).rename(config.sets_dir / older)
+    for name, data in changed.items():
+        (config.sets_dir / older / name).write_bytes(data)
+    for name in list(bucket.objects):
+        if f"/{set_id}/" in name:
+            bucket.objects[name.replace(set_id, older)] = changed.get(Path(name).name, bucket.objects[name])
+            del bucket.objects[name]
+    return older

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from n8n_platform.backup import database, pipeline, redis_dump, s3
+from n8n_platform.backup import cli, database, pipeline, redis_dump, s3
+from n8n_platform.backup import config as backup_config
 from n8n_platform.backup.config import Config, Redis
 
 from files.platform.tests.backup.backup_fakes import FakeRedis, FakeS3, complete_config, fake_session, store_of
@@ -37,3 +39,17 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: FakeS3) -> C
     monkeypatch.setattr(redis_dump, "connect", redis)
     monkeypatch.setattr(s3, "connect", lambda config: store_of(bucket) if config.s3 else None)
     return found
+
+
+@pytest.fixture
+def call(config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Return a function that runs a command and returns exit code, output and errors."""
+
+    def run(*words: str, using: Config = config) -> tuple[int, str, str]:
+        monkeypatch.setattr(backup_config, "load", lambda path: using)
+        monkeypatch.setattr(signal, "signal", lambda number, action: None)
+        code = cli.main(words)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

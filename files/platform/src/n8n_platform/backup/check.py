@@ -48,7 +48,7 @@ def opened(shelf: Shelf, set_id: str, name: str) -> Iterator[IO[bytes]]:
 
     def feed() -> None:
         # A program that has read enough closes the pipe.
-        with open(writer, "wb") as pipe, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), open(writer, "wb") as pipe:
             try:
                 for chunk in content(shelf, set_id, name):
                     pipe.write(chunk)

@@ -8,7 +8,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +70,11 @@ def start(command: Command, stdin: Any, stdout: Any, stderr: Any) -> subprocess.
         raise UnusableError(f"cannot start {command.words[0]}: {error.strerror}. Is its package installed?") from error
 
 
+def memory_file() -> IO[bytes]:
+    """Return a file that needs no disk: a full one must not hide why a program fails."""
+    return os.fdopen(os.memfd_create("complaints"), "w+b")
+
+
 def tail(stream: IO[bytes]) -> str:
     """Return the end of what a program complained about."""
     size = stream.seek(0, os.SEEK_END)
@@ -95,7 +99,7 @@ class Pipeline:
         before: Any = self.stdin if self.stdin is not None else subprocess.DEVNULL
         try:
             for command in self.commands:
-                self.complaints.append(tempfile.TemporaryFile())
+                self.complaints.append(memory_file())
                 process = start(command, before, subprocess.PIPE, self.complaints[-1])
                 self.processes.append(process)
                 if process.stdout is not None:
@@ -175,7 +179,7 @@ def output(
 
     ``timeout`` is in seconds; ``accept`` tells which exit codes are as good as 0.
     """
-    with tempfile.TemporaryFile() as complaints:
+    with memory_file() as complaints:
         process = start(command, stdin if stdin is not None else subprocess.DEVNULL, subprocess.PIPE, complaints)
         try:
             printed, _ = process.communicate(timeout=timeout)
@@ -185,6 +189,8 @@ def output(
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         if process.returncode and not (accept and accept(process.returncode)):
             said = tail(complaints) or printed[-COMPLAINTS:].decode(errors="replace").strip()
             raise BackupError(failure(command.name, process.returncode, said))
