@@ -345,7 +345,7 @@ def test_the_status_of_a_new_host(call: Any, config: Config) -> None:
 def test_the_status_of_a_sick_host(call: Any, config: Config, bucket: FakeS3) -> None:
     made(call)
     now = datetime.now(UTC).timestamp()
-    state.update(config, {"set": {"last_success": now - 30 * 3600}, "running": {"set": "20261122T000000Z-host-1"}})
+    state.update(config, {"set": {"last_success": now - 30 * 3600}, "running": {"since": "2026-11-22T00:00:00+00:00"}})
     state.drilled(config, False, 0, 0, "the canary did not answer")
     asks = replace(config, maximum_drill_age_days=8)
     code, out, _ = call("status", using=asks)

@@ -52,7 +52,7 @@ def test_a_clock_that_jumps(call: Any, config: Config, bucket: FakeS3, monkeypat
     tight = replace(config, retention=replace(config.retention, minimum_sets=1, local_days=1))
     reading: dict[str, Any] = {"wall": datetime.now(UTC).timestamp(), "since_boot": 1000.0, "boot": "b"}
     state.update(config, {"clock": {**reading, "wall": reading["wall"] - 10 * 86400, "since_boot": 900.0}})
-    monkeypatch.setattr(state, "clock_reading", lambda: reading)
+    monkeypatch.setattr(state, "clock_reading", lambda config: reading)
     code, out, _ = call("run", using=tight)
     assert code == 0
     assert "leapt ahead by 240.0 h" in out

@@ -297,11 +297,18 @@ def test_clocks(wall: float, since_boot: float, boot: str, words: str) -> None:
     assert bool(found) == bool(words)
 
 
-def test_reading_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = state.clock_reading()
-    assert state.clock_problem({}, found) == state.clock_problem(found, state.clock_reading()) == ""
-    monkeypatch.setattr(state, "BOOT_ID", Path("/none"))
-    assert state.clock_reading()["boot"] == ""
+def test_reading_the_clock(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = state.clock_reading(config)
+    assert found["boot"] == ""
+    assert state.clock_problem({}, found) == state.clock_problem(found, state.clock_reading(config)) == ""
+    # Without knowing of a restart a leap cannot be told from a night off.
+    assert state.clock_problem({**found, "wall": found["wall"] - 10**6}, found) == ""
+    monkeypatch.setattr(state, "VOLATILE", config.lock_file.parent)
+    found = state.clock_reading(config)
+    assert len(found["boot"]) == 16
+    assert state.clock_reading(config)["boot"] == found["boot"]
+    monkeypatch.setattr(state, "VOLATILE", config.lock_file.parent.parent)
+    assert state.clock_reading(replace(config, lock_file=config.lock_file.parent / "none" / "lock"))["boot"] == ""
 
 
 # --- what people read ------------------------------------------------------------------------------------------------
@@ -369,3 +376,9 @@ def test_a_full_backup_is_due_in_time(hours: int, every: int) -> None:
     kind = physical.kind_due(physical.Repository(1, (last,)), now, every)
     assert kind == ("full" if hours >= every * 24 - 12 else "diff")
     assert physical.kind_due(physical.Repository(1), now, every) == "full"
+
+
+def test_sizes_of_physical_backups() -> None:
+    assert physical.size({"info": {"size": 5, "repository": {"size": 3}}}) == 3
+    assert physical.size({"info": {"size": 5, "repository": {"delta": 3}}}) == 5
+    assert physical.size({}) == 0

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
@@ -178,6 +179,6 @@ def verify(config: Config, set_id: str, where: Sequence[Shelf], report: Report, 
         report.problem(f"{set_id}: {text}")
     detail = f"{human_size(max((found.size for found in good), default=0))}, {' and '.join(copies)}"
     if not every:
-        state.update(config, {"verified": {"at": state.clock_reading()["wall"], "set": set_id}})
+        state.update(config, {"verified": {"at": time.time(), "set": set_id}})
         report.say(f"verified {set_id} by {kind}: {detail}")
     return verification.entry(kind, every, detail=detail)

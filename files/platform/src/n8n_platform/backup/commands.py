@@ -25,7 +25,7 @@ from n8n_platform.backup import (
     verification,
 )
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.errors import FAILED, OK, PARTLY, PlaceError, SpaceError, UsageError
+from n8n_platform.backup.errors import FAILED, OK, PARTLY, BackupError, PlaceError, UsageError
 from n8n_platform.backup.report import Report, human_age, human_size, print_json
 
 
@@ -39,7 +39,7 @@ def make(config: Config, arguments: argparse.Namespace) -> int:
         runner = run.Run(config, say, s3.connect(config))
         try:
             code = runner.run(parts)
-        except SpaceError as error:
+        except BackupError as error:
             run.refused(config, error)
             raise
     if arguments.json:
@@ -172,7 +172,7 @@ def prune_sets(config: Config, arguments: argparse.Namespace) -> int:
     say = Report(quiet=arguments.json)
     with lock.held(config.lock_file, "n8n-platform-backup prune"):
         if arguments.trust_clock:
-            state.update(config, {"clock": state.clock_reading()})
+            state.update(config, {"clock": state.clock_reading(config)})
         plan: list[dict[str, str | bool]] = []
         for shelf in sets.shelves(config):
             try:

@@ -95,3 +95,9 @@ def backup(config: Config, settings: Physical, repo: int) -> Repository:
     if found.newest is None:
         raise BackupError(f"pgBackRest, repository {repo}: the backup ended well, but `info` does not list it")
     return found
+
+
+def size(backup: Mapping[str, Any]) -> int:
+    """Return the bytes of a backup: in the repository, or of what it saved where blocks are shared between backups."""
+    known = backup.get("info", {})
+    return int(known.get("repository", {}).get("size") or known.get("size") or 0)

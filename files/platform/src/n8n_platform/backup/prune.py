@@ -32,7 +32,7 @@ def decide(config: Config, found: Sequence[sets.Found], place: str) -> list[rete
         rules.s3_days if place == "s3" else rules.local_days,
         rules.minimum_sets,
         rules.gfs if place == long_term else None,
-        state.clock_problem(state.read(config).get("clock", {}), state.clock_reading()),
+        state.clock_problem(state.read(config).get("clock", {}), state.clock_reading(config)),
     )
 
 
@@ -60,7 +60,7 @@ def odd(decision: retention.Decision) -> bool:
 
 def watch_clock(config: Config, report: Report) -> None:
     """Note the clock for the next run; while it is in doubt the old note stays, and so does the doubt."""
-    reading = state.clock_reading()
+    reading = state.clock_reading(config)
     problem = state.clock_problem(state.read(config).get("clock", {}), reading)
     if problem:
         report.warn(

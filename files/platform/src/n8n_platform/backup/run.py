@@ -17,7 +17,6 @@ from n8n_platform.backup.errors import (
     PARTLY,
     BackupError,
     PlaceError,
-    SpaceError,
     UnusableError,
     UsageError,
 )
@@ -70,6 +69,7 @@ class Run:
     def run(self, parts: Sequence[str]) -> int:
         """Do everything; return the exit code. What goes wrong is in the report."""
         wanted = [name for name in parts if name != PHYSICAL]
+        state.update(self.config, {"running": {"since": manifest.stamp(datetime.now(UTC))}})
         self.local.prepare()
         for name in self.local.clean():
             self.report.warn(f"removed {name}, which a run that was killed had left")
@@ -118,7 +118,7 @@ class Run:
                 found = physical.backup(self.config, settings, repo)
                 newest = found.newest or {}
                 self.outcome.labels[str(repo)] = str(newest.get("label", ""))
-                size = max(size, int(newest.get("info", {}).get("repository", {}).get("size", 0)))
+                size = max(size, physical.size(newest))
                 self.report.say(f"physical backup {newest.get('label')} in repository {repo}")
             except BackupError as error:
                 failed = True
@@ -132,7 +132,6 @@ class Run:
         # Two runs within a second are two sets.
         while (set_id := manifest.set_id(started, self.config.host)) in self.local.ids():
             started += timedelta(seconds=1)
-        state.update(self.config, {"running": {"set": set_id, "since": started.timestamp()}})
         places: list[Place] = []
         failures = []
         try:
@@ -257,7 +256,7 @@ class Run:
                     state.SET, self.started, bool(self.report.problems), self.outcome.complete, self.outcome.size
                 ),
             )
-        state.update(self.config, {"running": {"set": "", "since": 0}, "problems": self.report.problems})
+        state.update(self.config, {"running": {"since": ""}, "problems": self.report.problems})
         if self.outcome.nothing_made or "database" in self.outcome.failed_parts:
             return FAILED
         return PARTLY if self.report.problems else OK
@@ -272,6 +271,7 @@ def with_addresses(document: dict[str, Any], store: s3.Store, present: bool) -> 
     return {**document, "files": files}
 
 
-def refused(config: Config, error: SpaceError) -> None:
+def refused(config: Config, error: BackupError) -> None:
     """Remember a run that did not begin."""
-    state.update(config, {**state.ended(state.SET, datetime.now(UTC), True, False), "problems": [str(error)]})
+    failed = state.ended(state.SET, datetime.now(UTC), True, False)
+    state.update(config, {**failed, "running": {"since": ""}, "problems": [str(error)]})

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,7 +22,8 @@ SET, PHYSICAL = "set", "physical"
 # Seconds the clock may gain on, or lose against, the time since the host was started.
 LEAP_SECONDS = 6 * 3600
 BACK_SECONDS = 600
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# What lies here does not outlive a boot.
+VOLATILE = Path("/run")
 
 
 def read(config: Config) -> dict[str, Any]:
@@ -65,13 +68,22 @@ def drilled(config: Config, succeeded: bool, rto_seconds: float, rpo_seconds: fl
     update(config, {"drill": section})
 
 
-def clock_reading() -> dict[str, Any]:
-    """Return the clock, and what it can be compared with."""
+def boot_id(config: Config) -> str:
+    """Return what is the same until the next boot, empty when we cannot know. The unit's sandbox hides the kernel's."""
+    marker = config.lock_file.with_suffix(".boot")
+    if VOLATILE not in marker.parents:
+        return ""
     try:
-        boot = BOOT_ID.read_text(encoding="ascii").strip()
+        with contextlib.suppress(FileExistsError), marker.open("x", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(8))
+        return marker.read_text(encoding="ascii")
     except OSError:
-        boot = ""
-    return {"wall": time.time(), "since_boot": time.clock_gettime(time.CLOCK_BOOTTIME), "boot": boot}
+        return ""
+
+
+def clock_reading(config: Config) -> dict[str, Any]:
+    """Return the clock, and what it can be compared with."""
+    return {"wall": time.time(), "since_boot": time.clock_gettime(time.CLOCK_BOOTTIME), "boot": boot_id(config)}
 
 
 def clock_problem(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -82,8 +94,8 @@ def clock_problem(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     then = manifest.stamp(datetime.fromtimestamp(before["wall"], UTC))
     if moved < -BACK_SECONDS:
         return f"the clock of this host was at {then} already, it went back by {-moved / 3600:.1f} h"
-    if now["boot"] == before["boot"] and moved - (now["since_boot"] - before["since_boot"]) > LEAP_SECONDS:
-        passed = now["since_boot"] - before["since_boot"]
+    passed = now["since_boot"] - before["since_boot"]
+    if now["boot"] and now["boot"] == before["boot"] and moved - passed > LEAP_SECONDS:
         return f"the clock of this host leapt ahead by {(moved - passed) / 3600:.1f} h since {then}"
     return ""
 

@@ -85,10 +85,10 @@ def runs(config: Config, remembered: dict[str, Any], now: float) -> list[str]:
 def killed(remembered: dict[str, Any], under_way: bool) -> list[str]:
     """Return a problem when the last run did not come to an end."""
     running = remembered.get("running", {})
-    if not running.get("set") or under_way:
+    if not running.get("since") or under_way:
         return []
     return [
-        f"the run that began {running['set']} was killed or stopped. Why: journalctl -u n8n-backup -n 100; "
+        f"the run that began at {running['since']} was killed or stopped. Why: journalctl -u n8n-backup -n 100; "
         "lack of memory: journalctl -k | grep -i oom. Make a new one: n8n-platform-backup run"
     ]
 
