@@ -298,6 +298,19 @@ def test_a_dump_that_breaks_off_is_a_failure(config: Config, tmp_path: Path) -> 
     assert state.read(config)["set"]["failed"]
 
 
+def test_a_dump_that_could_not_be_counted_is_kept(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any, settings: Any) -> dict[str, Any]:
+        raise BackupError("PostgreSQL: out of memory")
+
+    monkeypatch.setattr(database.Snapshot, "facts", fail)
+    code, runner = do(config)
+    assert code == PARTLY
+    assert "could not be counted" in runner.report.problems[0]
+    document = read_manifest(config, runner.outcome.set_id)
+    assert document["database"] is None
+    assert document["files"][0]["name"] == "database.dump"
+
+
 def test_a_missing_table_is_told(config: Config) -> None:
     assert config.database is not None
     changed = replace(config, database=replace(config.database, count_tables=("nothing", "migrations")))
