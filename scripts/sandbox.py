@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".sandbox"
 CONTAINER = "n8n-platform-sandbox"
 BIN = ROOT / ".venv" / "bin"
-TOOLS = ("nodejs", "traefik", "n8n")
+TOOLS = ("nodejs", "traefik", "n8n", "versitygw")
 MIB = 1024 * 1024
 
 
@@ -74,7 +74,7 @@ def memory_mib() -> dict[str, int]:
     result = {}
     for line in output("docker", "exec", CONTAINER, "sh", "-c", script).splitlines():
         unit, kib = line.split()
-        if unit.startswith(("n8n", "redis", "postgresql", "traefik")):
+        if unit.startswith(("n8n", "redis", "postgresql", "traefik", "object-store")):
             result[unit.removesuffix(".service")] = round(int(kib) / 1024)
     return result
 
