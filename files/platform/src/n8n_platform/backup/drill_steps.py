@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -125,6 +126,8 @@ class Drill:
         """Decide what is restored: the newest backup of pgBackRest, else the newest set, or the one that was named."""
         stock = restore_stock.read_stock(self.config, self.host)
         outcome = self.outcome
+        live = self.host.server
+        self.transactions = live.transactions() if live.answers() else sys.maxsize
         if not chosen_set and stock.repositories.backups:
             planner = restore_plan.Planner(self.config, self.host, stock, outcome.began)
             timeline = planner.live_timeline()
@@ -139,8 +142,9 @@ class Drill:
             labelled = [
                 one for one in stock.sets if self.backup.label in json.dumps(one.found.document.get("physical"))
             ]
-            self.document = dict(labelled[-1].found.document) if labelled else {}
-            outcome.set = str(self.document.get("id", ""))
+            outcome.set = labelled[-1].found.id if labelled else ""
+            good = [one for one in stock.sets if one.found.document.get("database") and not one.found.problem]
+            self.document = dict((labelled or good)[-1].found.document) if labelled or good else {}
             return
         good = [place for place in stock.sets if place.found.document.get("database") and not place.found.problem]
         fit = [place for place in good if chosen_set in ("", sets.LATEST, place.found.id)]
@@ -181,7 +185,9 @@ class Drill:
             # Without a commit since the backup there was nothing to replay, and nothing to lose.
             last = datetime.fromisoformat(recovered["last_commit"] or manifest.stamp(backup.stopped))
             self.outcome.data_as_of = last.isoformat()
-            self.outcome.rpo_seconds = max(0.0, round((self.outcome.began - last).total_seconds(), 1))
+            behind = max(0.0, round((self.outcome.began - last).total_seconds(), 1))
+            # A server at rest has nothing newer than an old last commit: then nothing would be lost.
+            self.outcome.rpo_seconds = 0.0 if self.server.transactions() >= self.transactions else behind
         with self._step("page checksums"):
             self.host.systemctl("stop", POSTGRES_UNIT)
             self.scratch.task(postgres.bin_dir / "pg_checksums", "--check", "-D", self.scratch.data)

@@ -14,7 +14,7 @@ from typing import Any
 from n8n_platform.backup import manifest, restore_host, restore_n8n, restore_plan, restore_stock, restore_tools
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import FAILED, OK, BackupError, UsageError
-from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, STAMP, Host
+from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, Host
 from n8n_platform.backup.restore_steps import START_SECONDS, Record, Restore
 
 
@@ -117,7 +117,8 @@ def do_undo(config: Config, arguments: argparse.Namespace) -> int:
     if name not in host.safety_copies():
         copies = ", ".join(host.safety_copies()) or "none"
         raise BackupError(f"The safety copy of restore {record.values['id']} is gone; what there is: {copies}.")
-    now = datetime.now(UTC).strftime(STAMP)
+    copies = " ".join(host.safety_copies())
+    now = restore_tools.free_stamp(lambda stamp: stamp in copies or stamp.lower() in copies)
     kept = f"{host.postgres.data_dir}{SAFETY}{now}" if "directory" in safety else ""
     kept = kept or f"{host.postgres.database}{SAFETY_DATABASE}{now.lower()}"
     if not arguments.confirm:

@@ -183,6 +183,10 @@ class Server:
         except BackupError:
             return False
 
+    def transactions(self) -> int:
+        """Return the number the next transaction would get."""
+        return int(self.sql("SELECT pg_snapshot_xmax(pg_current_snapshot())"))
+
     def recovered(self) -> dict[str, Any]:
         """Return how far the last recovery got: {timeline, lsn, last_commit (None: no commit was replayed)}."""
         found: dict[str, Any] = self.json(

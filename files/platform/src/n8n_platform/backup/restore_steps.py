@@ -22,13 +22,17 @@ from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import BackupError, UsageError
 from n8n_platform.backup.pipeline import Command
 from n8n_platform.backup.report import Report
-from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, STAMP, Host, until
+from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, Host, until
 from n8n_platform.backup.restore_stock import LOGICAL, PHYSICAL, RESTORES
 
 ARCHIVE_SECONDS = 60
 START_SECONDS = 24 * 3600
-# Set while the restored server must not touch the archive; taken back when the restore is proved.
-HELD = ("archive_command", "hot_standby")
+# What the configuration says about archiving, whatever is set for the time of a restore.
+CONFIGURED = (
+    "SELECT coalesce((SELECT setting FROM pg_file_settings WHERE name = 'archive_command'"
+    " AND sourcefile NOT LIKE '%auto.conf' ORDER BY seqno DESC LIMIT 1), '')"
+)
+# What pgBackRest and we set for the recovery alone.
 RECOVERY = (
     "restore_command",
     "recovery_target",
@@ -50,9 +54,9 @@ class Record:
     def new(cls, config: Config, plan: restore_plan.Plan) -> Record:
         """Begin a record."""
         now = datetime.now(UTC)
-        name = now.strftime(STAMP)
         folder = config.state_dir / RESTORES
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        name = restore_tools.free_stamp(lambda stamp: (folder / f"{stamp}.json").exists())
         record = cls(folder / f"{name}.json", {"id": name, "began": manifest.stamp(now), "status": "running"})
         record.note(plan=plan.as_json(), steps={})
         return record
@@ -258,18 +262,26 @@ class Restore:
     def finish(self) -> None:
         """Let the server archive again and take a full backup on the new timeline."""
         server = self.host.server
-        names = HELD + RECOVERY
-        for name in names:
+        physical = self.config.physical
+        archives = physical is not None and server.sql("SHOW archive_mode") != "off"
+        if archives:
+            # A new host has no local repository yet; where there is one this only checks it.
+            self.host.pgbackrest("stanza-upgrade" if self.record.values.get("new_cluster") else "stanza-create")
+        if archives and "pgbackrest" not in server.sql(CONFIGURED):
+            # The role backup has not been here yet; what is let go before would be missing for ever.
+            command = f"pgbackrest --stanza={self.host.stanza} archive-push %p"
+            server.sql(f"ALTER SYSTEM SET archive_command = '{command}'")
+        else:
+            server.sql("ALTER SYSTEM RESET archive_command")
+        for name in ("hot_standby", *RECOVERY):
             server.sql(f"ALTER SYSTEM RESET {name}")
         server.sql("SELECT pg_reload_conf()")
         self.record.note(status="done", finished=manifest.stamp(datetime.now(UTC)))
-        if self.config.physical is None or server.sql("SHOW archive_mode") == "off":
+        if physical is None or not archives:
             return
-        if self.record.values.get("new_cluster"):
-            self.host.pgbackrest("stanza-upgrade")
         problems = []
         with self.record.step("full backup"):
-            for repo in self.config.physical.repos:
+            for repo in physical.repos:
                 try:
                     self.host.pgbackrest(f"--repo={repo}", "--type=full", "backup")
                 except BackupError as error:

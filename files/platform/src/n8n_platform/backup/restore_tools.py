@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import subprocess
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,16 @@ from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.identity import switch_to
 from n8n_platform.backup.pipeline import Command
 from n8n_platform.backup.restore_host import until
-from n8n_platform.backup.restore_stock import LOGICAL
 
 TERMINATE_SECONDS = 60
+
+
+def free_stamp(taken: Callable[[str], bool]) -> str:
+    """Return the present moment as part of a name, or the first second after it that no name has yet."""
+    moment = datetime.now(UTC)
+    while taken(moment.strftime(restore_host.STAMP)):
+        moment += timedelta(seconds=1)
+    return moment.strftime(restore_host.STAMP)
 
 
 def owned_directory(path: Path, user: str) -> None:
@@ -52,18 +60,13 @@ def held_settings(timeline: int) -> str:
 
 def measured_rpo(values: dict[str, Any]) -> float | None:
     """Return the seconds between what was asked for and the last commit that came back; None when unknown."""
-    plan = values["plan"]
-    if plan["kind"] == LOGICAL:
+    if values["plan"]["target"] != "newest":
+        # A set is whole, and recovery saw a commit beyond its target: all that was asked for is there.
         return 0.0
     last = values.get("recovered", {}).get("last_commit")
     if not last:
         return None
-    try:
-        wanted = datetime.fromisoformat(plan["target"])
-    except ValueError:
-        if plan["target"] != "newest":
-            return 0.0
-        wanted = datetime.fromisoformat(values["stopped_at"])
+    wanted = datetime.fromisoformat(values["stopped_at"])
     return max(0.0, round((wanted - datetime.fromisoformat(last)).total_seconds(), 1))
 
 
