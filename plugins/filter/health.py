@@ -49,8 +49,8 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the module platform_health has to look at on one host, as its options.
 
     ``settings`` holds ``group_names``, ``ports``, ``multi_host``, ``address``, ``webhooks``, ``workers``,
-    ``redis_instances``, ``redis_prefix``, ``ops_address``, ``domain``, ``versions`` (of n8n, nodejs and traefik) and
-    the directories ``install_dir``, ``config_dir``, ``secrets_dir``, ``tls_dir``.
+    ``redis_instances``, ``redis_prefix``, ``ops_address``, ``domain``, ``versions`` (of n8n, nodejs, traefik
+    and versitygw), ``object_store_provider`` and the directories ``install_dir``, ``config_dir``, ``secrets_dir``, ``tls_dir``.
     """
     groups, ports, install = set(settings["group_names"]), settings["ports"], settings["install_dir"]
     renewed = [f"{settings['tls_dir']}/host.crt"] if settings["multi_host"] else []
@@ -64,6 +64,16 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
             plan["units"].append({"name": f"redis-{name}.service", "sources": sources})
             prefix = settings["redis_prefix"] if name == "queue" else ""
             plan["redis"].append({"name": name, "socket": f"/run/redis-{name}/redis.sock", "prefix": prefix})
+    if "object_store" in groups and settings["object_store_provider"] == "versitygw":
+        sources = [
+            f"{settings['config_dir']}/object-store/server.env",
+            f"{settings['tls_dir']}/host.crt",
+            f"{install}/versitygw/current",
+        ]
+        probe = f"https://127.0.0.1:{ports['object_store']}/health"
+        plan["units"].append({"name": "object-store.service", "probe": probe, "sources": sources})
+        plan["units"] += [{"name": f"object-store-{name}.timer"} for name in ("keep", "guard")]
+        tools.append("versitygw")
     n8n = _n8n_units(settings, groups)
     if n8n:
         plan["units"] += n8n

@@ -15,6 +15,7 @@ SETTINGS: dict[str, Any] = {
         "n8n_worker_base": "5720",
         "traefik_ops": 8082,
         "traefik_https": 443,
+        "object_store": 7070,
     },
     "multi_host": False,
     "address": "10.0.0.1",
@@ -24,7 +25,8 @@ SETTINGS: dict[str, Any] = {
     "redis_prefix": "shop",
     "ops_address": "127.0.0.1",
     "domain": "n8n.example.com",
-    "versions": {"n8n": "2.41.1", "nodejs": "24.19.0", "traefik": "3.7.15"},
+    "versions": {"n8n": "2.41.1", "nodejs": "24.19.0", "traefik": "3.7.15", "versitygw": "1.8.0"},
+    "object_store_provider": "versitygw",
     "install_dir": "/opt/n8n-platform",
     "config_dir": "/etc/n8n-platform",
     "secrets_dir": "/etc/n8n-platform/secrets",
@@ -56,6 +58,19 @@ def test_a_single_host() -> None:
     assert plan["redis"][1]["prefix"] == ""
     assert plan["certificates"] == {"n8n.example.com": "tls:127.0.0.1:443:n8n.example.com"}
     assert set(plan["versions"]) == {"n8n", "nodejs", "traefik"}
+
+
+def test_the_object_store() -> None:
+    plan = health.health_plan({**SETTINGS, "group_names": ["platform", "object_store"]})
+    assert [unit["name"] for unit in plan["units"]] == [
+        "object-store.service",
+        "object-store-keep.timer",
+        "object-store-guard.timer",
+    ]
+    assert plan["units"][0]["probe"] == "https://127.0.0.1:7070/health"
+    assert plan["versions"]["versitygw"]["wanted"] == "1.8.0"
+    external = {**SETTINGS, "group_names": ["platform", "object_store"], "object_store_provider": "external"}
+    assert health.health_plan(external)["units"] == []
 
 
 def test_one_host_of_several() -> None:

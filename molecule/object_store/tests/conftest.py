@@ -46,8 +46,11 @@ class Store:
         """Return the bucket of the backups."""
         return str(self.settings["bucket"])
 
-    def client(self, **other: Any) -> Any:
-        """Return a client of the writer; ``other`` replaces arguments of boto3."""
+    def client(self, attempts: int = 4, **other: Any) -> Any:
+        """Return a client of the writer; ``other`` replaces arguments of boto3.
+
+        Several attempts, because a refused upload may end as a broken connection: the server waits for no body.
+        """
         given: dict[str, Any] = {
             "endpoint_url": self.settings["url"],
             "region_name": self.settings["region"],
@@ -55,7 +58,10 @@ class Store:
             "aws_secret_access_key": self.secret,
             "verify": self.ca_file,
             "config": Config(
-                s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=5, read_timeout=30
+                s3={"addressing_style": "path"},
+                retries={"mode": "standard", "max_attempts": attempts},
+                connect_timeout=5,
+                read_timeout=30,
             ),
         }
         return boto3.client("s3", **{**given, **other})

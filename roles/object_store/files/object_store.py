@@ -198,7 +198,8 @@ def run(settings: Settings, given: argparse.Namespace) -> int:
             f"Only {state['free_mb']} MiB are free, uploads are stopped: make room or enlarge the disk.",
             file=sys.stderr,
         )
-    return 0
+    # A unit that failed is what the doctor shows.
+    return int(state["low"])
 
 
 if __name__ == "__main__":
