@@ -29,13 +29,14 @@ WEIGHTS: dict[str, float] = {
     "n8n_webhook": 2,
     "n8n_worker": 6,
     "traefik": 0.5,
+    "object_store": 0.5,
     "pulsar": 5,
     "prometheus": 2,
     "loki": 1,
     "grafana": 1,
 }
 # What components need that this file does not size any further.
-RESERVES = {"traefik": 128, "pulsar": 1024, "prometheus": 256, "loki": 192, "grafana": 192}
+RESERVES = {"traefik": 128, "object_store": 128, "pulsar": 1024, "prometheus": 256, "loki": 192, "grafana": 192}
 # Measured under load: main 350-560, a webhook process 240-300.
 N8N_MAIN_MB = 640
 N8N_WEBHOOK_MB = 320
