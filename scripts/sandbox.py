@@ -79,6 +79,21 @@ def memory_mib() -> dict[str, int]:
     return result
 
 
+def backup_key() -> None:
+    """Make the key pair of the sandbox's backups, once, in .sandbox/; the private half stays on this machine.
+
+    The host has the program that makes it; it prints the key and keeps nothing.
+    """
+    key, recipient = STATE / "backup-key.txt", STATE / "backup-recipient.txt"
+    if not key.exists():
+        install = "command -v age-keygen >/dev/null || apt-get install -qq --no-install-recommends age >/dev/null"
+        made = output("docker", "exec", CONTAINER, "sh", "-c", f"{install}; age-keygen 2>/dev/null")
+        with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+            stream.write(made)
+    public = next(line for line in key.read_text(encoding="utf-8").splitlines() if line.startswith("# public key: "))
+    recipient.write_text(public.removeprefix("# public key: ") + "\n", encoding="utf-8")
+
+
 def screen(summary: dict[str, Any]) -> str:
     """Return the closing screen."""
     memory = summary["memory_mib"]
@@ -122,6 +137,7 @@ def up() -> None:
             # Facts of an earlier sandbox (its address) do not apply to the new one.
             (ROOT / ".cache" / "facts" / CONTAINER).unlink(missing_ok=True)
         playbook("playbooks/sandbox/create.yml")
+        backup_key()
     with timed(timings, "converge"):
         playbook("site.yml")
     with timed(timings, "verify"):

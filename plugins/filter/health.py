@@ -50,11 +50,13 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     ``settings`` holds ``group_names``, ``ports``, ``multi_host``, ``address``, ``webhooks``, ``workers``,
     ``redis_instances``, ``redis_prefix``, ``ops_address``, ``domain``, ``versions`` (of n8n, nodejs, traefik
-    and versitygw), ``object_store_provider`` and the directories ``install_dir``, ``config_dir``, ``secrets_dir``, ``tls_dir``.
+    and versitygw), ``object_store_provider``,
+    ``backup_max_behind_seconds`` and the directories ``install_dir``, ``config_dir``, ``secrets_dir``, ``tls_dir``,
+    ``state_dir``.
     """
     groups, ports, install = set(settings["group_names"]), settings["ports"], settings["install_dir"]
     renewed = [f"{settings['tls_dir']}/host.crt"] if settings["multi_host"] else []
-    plan: dict[str, Any] = {"units": [], "redis": [], "certificates": {}, "versions": {}}
+    plan: dict[str, Any] = {"units": [], "redis": [], "certificates": {}, "versions": {}, "backup": {}}
     tools = []
     if "postgres" in groups:
         plan["units"].append({"name": "postgresql@*.service"})
@@ -86,6 +88,16 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
         tools.append("traefik")
     if settings["multi_host"]:
         plan["certificates"]["this host"] = f"{settings['tls_dir']}/host.crt"
+    if "backup" in groups:
+        # A host gets the timer of the nightly run only where it has asked for one; cron needs no unit of ours.
+        plan["units"].append({"name": "n8n-backup.timer", "optional": True})
+        plan["backup"] = {
+            "command": "/usr/local/sbin/n8n-platform-backup",
+            "watch": f"{settings['state_dir']}/backup-watch.json" if "postgres" in groups else "",
+            "max_behind_seconds": int(settings["backup_max_behind_seconds"]),
+        }
+        if "postgres" in groups:
+            plan["units"].append({"name": "n8n-backup-watch.timer"})
     for tool in tools:
         plan["versions"][tool] = {"link": f"{install}/{tool}/current", "wanted": settings["versions"][tool]}
     return plan

@@ -229,15 +229,26 @@ def _n8n(settings: Mapping[str, Any]) -> list[Problem]:
     return [problem(f"n8n_environment: {text}", "Correct it; docs.n8n.io lists the variables.") for text in texts]
 
 
+def _backups(settings: Mapping[str, Any]) -> list[Problem]:
+    """Return what is wrong with the settings of backups."""
+    if "backup" not in settings["group_names"] or settings["age_recipients"]:
+        return []
+    advice = (
+        "Run `age-keygen -o backup-key.txt` on your own machine, put the public key it prints (age1...) into "
+        "backup_age_recipients and the file into a safe."
+    )
+    return [problem("backup_age_recipients is empty: nobody could open the secrets in a backup.", advice)]
+
+
 def setting_problems(settings: Mapping[str, Any]) -> list[Problem]:
     """Return what is wrong with the values of a host's variables.
 
     ``settings`` holds ``group_names``, ``groups``, ``hostvars``, ``memory_mb``, ``cores``, ``profile``, ``webhooks``,
     ``workers``, ``concurrency``, ``pool``, ``worker_memory_mb``, ``domain``, ``admin_email``, ``tls_mode``,
-    ``n8n_environment`` and ``n8n_version``.
+    ``n8n_environment``, ``n8n_version`` and ``age_recipients``.
     """
     runs_n8n = set(settings["group_names"]) & {"n8n_main", "n8n_webhook", "n8n_worker"}
-    return _sizes(settings) + _names(settings) + (_n8n(settings) if runs_n8n else [])
+    return _sizes(settings) + _names(settings) + _backups(settings) + (_n8n(settings) if runs_n8n else [])
 
 
 def problem_lines(problems: Mapping[str, Iterable[Problem]], severity: str | None = None) -> list[str]:

@@ -66,6 +66,12 @@ options:
     description: Report of the guard of executions, looked at where C(n8n-guard.timer) is installed.
     type: str
     default: ''
+  backup:
+    description: >-
+      Backups of this host: C(command) tells how they are, C(watch) is the report of the watcher of the archive (empty
+      without PostgreSQL), C(max_behind_seconds) what a repository may be behind. Empty when none are made here.
+    type: dict
+    default: {}
   backlog_interval:
     description: Seconds between two looks at a queue in which jobs wait and nothing is active.
     type: float
@@ -112,6 +118,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health as host_health
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health_backup
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils.health import (
     MEMORY_HIGH,
     Health,
@@ -422,6 +429,7 @@ def main() -> None:
             "disks": {"type": "list", "elements": "path", "default": ["/"]},
             "limits": {"type": "path", "default": "/var/lib/n8n-platform/limits.json"},
             "guard": {"type": "str", "default": ""},
+            "backup": {"type": "dict", "default": {}},
             "backlog_interval": {"type": "float", "default": 3},
         },
         supports_check_mode=True,
@@ -433,6 +441,8 @@ def main() -> None:
     check_postgres(health, given["postgres"])
     if given["guard"] and health.run("systemctl", "show", "-P", "LoadState", "n8n-guard.timer").strip() == "loaded":
         host_health.check_guard(health, Path(given["guard"]))
+    if given["backup"]:
+        health_backup.check_backup(health, given["backup"])
     host_health.check_certificates(health, given["certificates"])
     host_health.check_versions(health, given["versions"])
     host_health.check_disks(health, given["disks"])

@@ -24,6 +24,8 @@ SETTINGS: dict[str, Any] = {
     "redis_instances": ["queue", "cache"],
     "redis_prefix": "shop",
     "ops_address": "127.0.0.1",
+    "backup_max_behind_seconds": "900",
+    "state_dir": "/var/lib/n8n-platform",
     "domain": "n8n.example.com",
     "versions": {"n8n": "2.41.1", "nodejs": "24.19.0", "traefik": "3.7.15", "versitygw": "1.8.0"},
     "object_store_provider": "versitygw",
@@ -60,6 +62,16 @@ def test_a_single_host() -> None:
     assert set(plan["versions"]) == {"n8n", "nodejs", "traefik"}
 
 
+def test_one_host_of_several() -> None:
+    plan = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["platform", "n8n_webhook"]})
+    (unit, watchdog) = plan["units"]
+    assert watchdog["optional"]
+    assert unit["probe"] == "https://10.0.0.1:5701/healthz/readiness"
+    assert plan["certificates"] == {"this host": "/etc/n8n-platform/tls/host.crt"}
+    data = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["redis"]})
+    assert "/etc/n8n-platform/tls/host.crt" in data["units"][0]["sources"]
+
+
 def test_the_object_store() -> None:
     plan = health.health_plan({**SETTINGS, "group_names": ["platform", "object_store"]})
     assert [unit["name"] for unit in plan["units"]] == [
@@ -73,14 +85,17 @@ def test_the_object_store() -> None:
     assert health.health_plan(external)["units"] == []
 
 
-def test_one_host_of_several() -> None:
-    plan = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["platform", "n8n_webhook"]})
-    (unit, watchdog) = plan["units"]
-    assert watchdog["optional"]
-    assert unit["probe"] == "https://10.0.0.1:5701/healthz/readiness"
-    assert plan["certificates"] == {"this host": "/etc/n8n-platform/tls/host.crt"}
-    data = health.health_plan({**SETTINGS, "multi_host": True, "group_names": ["redis"]})
-    assert "/etc/n8n-platform/tls/host.crt" in data["units"][0]["sources"]
+def test_backups() -> None:
+    plan = health.health_plan({**SETTINGS, "group_names": ["platform", "postgres", "backup"]})
+    assert [unit["name"] for unit in plan["units"]][-2:] == ["n8n-backup.timer", "n8n-backup-watch.timer"]
+    assert plan["backup"] == {
+        "command": "/usr/local/sbin/n8n-platform-backup",
+        "watch": "/var/lib/n8n-platform/backup-watch.json",
+        "max_behind_seconds": 900,
+    }
+    plan = health.health_plan({**SETTINGS, "group_names": ["platform", "traefik", "backup"]})
+    assert plan["backup"]["watch"] == ""
+    assert health.health_plan(SETTINGS)["backup"] == {}
 
 
 def finding(severity: str, problem: str) -> dict[str, str]:

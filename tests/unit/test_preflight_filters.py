@@ -42,6 +42,7 @@ def settings(**other: Any) -> dict[str, Any]:
         "tls_mode": "acme",
         "n8n_environment": {},
         "n8n_version": VERSION,
+        "age_recipients": [],
         **other,
     }
 
@@ -126,6 +127,7 @@ def test_good_settings() -> None:
         ({"admin_email": "root@localhost"}, "ACME refuses the address root@localhost."),
         ({"n8n_environment": {"N8N_LOG_LEVLE": "x"}}, "did you mean N8N_LOG_LEVEL?"),
         ({"n8n_version": "0.0.1"}, "n8n 0.0.1 is not in the catalogue"),
+        ({"group_names": ["platform", "backup"]}, "backup_age_recipients is empty"),
     ],
 )
 def test_a_bad_setting(change: dict[str, Any], said: str) -> None:
