@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Send webhooks with unique ids at a steady rate and note which ones were acknowledged; runs on the test host.
 
-    python3 client.py DIRECTORY RATE PORT...
+    python3 client.py DIRECTORY RATE DOMAIN
+
+They go through Traefik as those of any visitor, because n8n itself answers 200 while it starts and forgets the request.
 
 The phase (a word) is read from DIRECTORY/phase for every request and is part of its id, ``fx-PHASE-NUMBER``. Ids go to
 DIRECTORY/sent before, and to DIRECTORY/acknowledged after n8n answered 200. Ends with SIGTERM.
@@ -13,24 +15,35 @@ import http.client
 import itertools
 import json
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 HTTP_OK = 200
+AUTHORITY = "/etc/n8n-platform/tls/ca.crt"
+
+
+class Connection(http.client.HTTPSConnection):
+    """A connection to Traefik on this host, whatever the name resolves to."""
+
+    def connect(self) -> None:
+        """Connect to loopback and check the certificate for the name."""
+        plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        self.sock = ssl.create_default_context(cafile=AUTHORITY).wrap_socket(plain, server_hostname=self.host)
 
 
 class Client:
     """The client; numbers begin with ``first``."""
 
-    def __init__(self, directory: Path, ports: list[int], first: int) -> None:
+    def __init__(self, directory: Path, domain: str, first: int) -> None:
         self.directory = directory
-        self.ports: Iterator[int] = itertools.cycle(ports)
+        self.domain = domain
         self.numbers = itertools.count(first)
         self.lock = threading.Lock()
         self.ended = threading.Event()
@@ -42,9 +55,9 @@ class Client:
         with self.lock:
             stream.write(f"{uid}\n")
 
-    def send(self, uid: str, port: int) -> None:
+    def send(self, uid: str) -> None:
         """Send one request; anything but 200 counts as refused."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = Connection(self.domain, timeout=20)
         try:
             self.note(self.sent, uid)
             body = json.dumps({"uid": uid, "text": "x" * 200})
@@ -64,14 +77,14 @@ class Client:
                 if self.ended.wait(max(start + index / rate - time.monotonic(), 0)):
                     return
                 phase = (self.directory / "phase").read_text().strip()
-                pool.submit(self.send, f"fx-{phase}-{next(self.numbers)}", next(self.ports))
+                pool.submit(self.send, f"fx-{phase}-{next(self.numbers)}")
 
 
 def main() -> None:
     """Run until SIGTERM."""
-    directory, rate, ports = Path(sys.argv[1]), float(sys.argv[2]), [int(port) for port in sys.argv[3:]]
+    directory, rate, domain = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     # Never a number twice, in later runs either, as long as the rate stays below ten a second.
-    client = Client(directory, ports, int(time.time() * 10))
+    client = Client(directory, domain, int(time.time() * 10))
 
     def end(number: int, frame: FrameType | None) -> None:
         client.ended.set()

@@ -81,15 +81,16 @@ class Platform:
         until(self.answers, 120, "the test workflow answers")
 
     def answers(self) -> bool:
-        """Tell whether both webhook processes know the workflow (a GET is refused by name, then)."""
-        probe = "curl -s -m 5 http://127.0.0.1:{port}/webhook/faults"
-        return all("POST request" in self.run(probe.format(port=port), check=False) for port in (5701, 5702))
+        """Tell whether Traefik and both webhook processes know the workflow (a GET is refused by name, then)."""
+        entrance = "--cacert /etc/n8n-platform/tls/ca.crt --resolve n8n.localhost:443:127.0.0.1 https://n8n.localhost"
+        addresses = (entrance, "http://127.0.0.1:5701", "http://127.0.0.1:5702")
+        return all("POST request" in self.run(f"curl -s -m 5 {one}/webhook/faults", check=False) for one in addresses)
 
     def start_client(self) -> None:
         """Start the client."""
         self.run(
             "systemd-run --quiet --collect --unit=faults-client "
-            f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} 5701 5702"
+            f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} n8n.localhost"
         )
 
     def stop_client(self) -> None:

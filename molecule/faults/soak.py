@@ -44,7 +44,10 @@ def main() -> int:
             platform.acknowledge(name, already + 60, seconds=240)
     finally:
         platform.stop_client()
-    until(platform.settled, 300, "every acknowledged id succeeded or is listed", every=5)
+    try:
+        until(platform.settled, 300, "every acknowledged id succeeded or is listed", every=5)
+    except AssertionError as error:
+        print(error)
     rows = platform.reckon()
     print(table(rows))
     return int(any(row.lost or row.stuck or row.duplicates for row in rows))
