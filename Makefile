@@ -48,6 +48,10 @@ sandbox-down: setup ## Remove the sandbox and everything it made
 doctor: setup ## Print the health of a platform (ENVIRONMENT=sandbox)
 	@ANSIBLE_CALLBACKS_ENABLED=ansible.builtin.minimal $(BIN)/ansible-playbook playbooks/doctor.yml -i inventories/$(ENVIRONMENT)
 
+.PHONY: drill
+drill: setup ## Prove that the newest backup can be restored (ENVIRONMENT=sandbox)
+	@$(BIN)/ansible-playbook playbooks/drill.yml -i inventories/$(ENVIRONMENT)
+
 .PHONY: lint
 lint: setup ## Check style and the repository's own rules
 	@$(BIN)/python scripts/lint.py

@@ -98,8 +98,9 @@ class FakeHost:
             return self.states.get(
                 words[-1], "NRestarts=0\nActiveState=active\n" if "--value" not in words else "active\n"
             )
-        if words[0] == "install":
-            Path(words[-1]).mkdir(parents=True, exist_ok=True)
+        if "install" in words:
+            for path in (word for word in words if word.startswith(str(self.root))):
+                Path(path).mkdir(parents=True, exist_ok=True)
         if words[:2] == ["systemctl", "start"]:
             self.live = True
         return self.said

@@ -83,9 +83,9 @@ def test_a_whole_physical_restore(run: Any, fake: FakeHost, config: Config) -> N
     assert (copy / "PG_VERSION").exists()
     settings = (fake.root / "main/postgresql.auto.conf").read_text(encoding="utf-8")
     assert "archive_command = '/bin/false'" in settings
-    assert "recovery_target_timeline = '1'" in settings
+    assert "recovery_target_timeline = '0x1'" in settings
     restored = next(call for call in fake.calls if call.endswith("restore"))
-    assert f"--type=time --target={MOMENT} --target-action=promote" in restored
+    assert f"--target-timeline=0x1 --type=time --target={MOMENT} --target-action=promote" in restored
     assert run("check", name)[1]["answer"]["execution_entity"] == 5
     assert run("proved", name)[1]["record"]["rpo_seconds"] == 0.0
     assert run("finish", name)[0] == 0

@@ -32,9 +32,21 @@ class Scratch:
         directory = self.settings.directory
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         group = self.host.layout.n8n.user if self.host.layout.n8n else "postgres"
-        for name, mode in (("data", "0700"), ("lock", "0700"), ("run", "0750")):
-            owner = group if name == "run" else "postgres"
-            self.host.run(Command(("install", "-d", "-o", "postgres", "-g", owner, "-m", mode, directory / name)))
+        self.task(
+            "install",
+            "-d",
+            "-o",
+            "postgres",
+            "-g",
+            "postgres",
+            "-m",
+            "0700",
+            self.data,
+            directory / "lock",
+            user="root",
+        )
+        # n8n, too, connects by this directory, nobody else.
+        self.task("install", "-d", "-o", "postgres", "-g", group, "-m", "0750", self.socket, user="root")
 
     def clean(self) -> None:
         """Stop what a drill started and remove its files; also those of one that was killed."""

@@ -168,6 +168,7 @@ class Drill:
                 f"--set={backup.label}",
                 f"--repo={backup.repo}",
                 "--type=default",
+                f"--target-timeline=0x{self.timeline:X}",
                 "--archive-mode=off",
                 "--process-max=2",
             )
@@ -177,7 +178,7 @@ class Drill:
             )
             get = " ".join(("pgbackrest", f"--stanza={self.host.stanza}", *own, "archive-get", "%f", '"%p"'))
             with (self.scratch.data / "postgresql.auto.conf").open("a", encoding="utf-8") as stream:
-                stream.write(f"restore_command = '{get}'\nrecovery_target_timeline = '{self.timeline}'\n")
+                stream.write(f"restore_command = '{get}'\nrecovery_target_timeline = '0x{self.timeline:X}'\n")
         with self._step("recovery"):
             self.scratch.start(quarantine=False, seconds=self.settings.timeout_seconds)
             recovered = self.server.recovered()

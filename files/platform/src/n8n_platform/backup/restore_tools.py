@@ -43,10 +43,12 @@ def owned_directory(path: Path, user: str) -> None:
 def physical_options(plan: dict[str, Any]) -> list[str]:
     """Return pgBackRest's options for a plan."""
     options = [f"--set={plan['backup']}", f"--repo={plan['repo']}"]
-    if plan["target"] == "newest":
-        return [*options, "--type=default"]
     if plan["target"] == "end of backup":
         return [*options, "--type=immediate", "--target-action=promote"]
+    # pgBackRest and PostgreSQL would follow the latest timeline, also one that was undone.
+    options.append(f"--target-timeline=0x{int(plan['timeline']):X}")
+    if plan["target"] == "newest":
+        return [*options, "--type=default"]
     return [*options, "--type=time", f"--target={plan['target']}", "--target-action=promote"]
 
 
@@ -54,7 +56,7 @@ def held_settings(timeline: int) -> str:
     """Return settings for the time until the restore is proved: the archive stays as it is."""
     return (
         "# Until the restore is proved: nothing goes to the archive, nobody reads along.\n"
-        f"archive_command = '/bin/false'\nhot_standby = 'off'\nrecovery_target_timeline = '{timeline}'\n"
+        f"archive_command = '/bin/false'\nhot_standby = 'off'\nrecovery_target_timeline = '0x{timeline:X}'\n"
     )
 
 
