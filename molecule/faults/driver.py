@@ -16,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 DIRECTORY = "/var/tmp/faults"  # noqa: S108  (on the test host, must survive its restart)
 RATE = 2
+DOMAIN = "n8n.test"
 UNDER_WAY = ("new", "running", "waiting")
 
 
@@ -82,7 +83,7 @@ class Platform:
 
     def answers(self) -> bool:
         """Tell whether Traefik and both webhook processes know the workflow (a GET is refused by name, then)."""
-        entrance = "--cacert /etc/n8n-platform/tls/ca.crt --resolve n8n.localhost:443:127.0.0.1 https://n8n.localhost"
+        entrance = f"--cacert /etc/n8n-platform/tls/ca.crt --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}"
         addresses = (entrance, "http://127.0.0.1:5701", "http://127.0.0.1:5702")
         return all("POST request" in self.run(f"curl -s -m 5 {one}/webhook/faults", check=False) for one in addresses)
 
@@ -90,7 +91,7 @@ class Platform:
         """Start the client."""
         self.run(
             "systemd-run --quiet --collect --unit=faults-client "
-            f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} n8n.localhost"
+            f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} {DOMAIN}"
         )
 
     def stop_client(self) -> None:
