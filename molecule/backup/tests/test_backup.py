@@ -105,6 +105,12 @@ def test_keys_are_for_root_and_the_server_only(host: Any) -> None:
     # It is in no other file of the host.
     found = host.run("grep -rlF -- %s /etc /var/lib/n8n-platform /opt/n8n-platform /var/log", passphrase).stdout.split()
     assert sorted(found) == ["/etc/n8n-platform/secrets/backup_repository_passphrase", *files]
+    # Nor in the part of a set that is not encrypted.
+    newest = json.loads(host.check_output("n8n-platform-backup show latest"))["id"]
+    names = host.check_output(f"tar --zstd -tf /data/backups/sets/{newest}/configuration.tar.zst")
+    assert "etc/pgbackrest/pgbackrest.conf" in names
+    assert ".d/keys.conf" not in names
+    assert "secrets/" not in names
     # The repositories are encrypted.
     name = host.check_output("find /data/backups/pgbackrest/archive -name '*.zst' | head -n 1")
     assert host.check_output("head -c 8 %s", name).startswith("Salted__")
