@@ -93,10 +93,8 @@ def test_everything_comes_back_on_an_empty_host(
     play: Callable[..., Any], safe: dict[str, str], before: dict[str, Any], tmp_path: Path
 ) -> None:
     subprocess.run(["docker", "rm", "--force", "--volumes", LOST], check=True, capture_output=True)
-    again = ["molecule", "create", "-s", "disaster"], ["molecule", "prepare", "--force", "-s", "disaster"]
-    for command in again:
-        state = {**os.environ, "MOLECULE_PROJECT_DIRECTORY": str(HERE.parents[1])}
-        subprocess.run(command, cwd=HERE.parents[1], env=state, check=True, capture_output=True)
+    started = play("new_host.yml")
+    assert started.returncode == 0, started.stdout[-3000:]
     report = tmp_path / "verify.json"
     files = {name: safe[name] for name in ("restore_identity", "restore_s3_secret", "restore_s3_ca")}
     done = play(
