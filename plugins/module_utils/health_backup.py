@@ -13,6 +13,7 @@ from ansible_collections.dealscale.n8n_platform.plugins.module_utils.health impo
 # The watcher looks every minute or so; a look at an object store that does not answer takes longer.
 WATCH_SILENT_S = 900
 STATUS = "n8n-platform-backup status; docs/runbooks/backup-failed.md"
+DRILL = "n8n-platform-backup status; docs/runbooks/backup-drill.md"
 ARCHIVE = "journalctl -u n8n-backup-watch -u n8n-backup-repair -n 20; docs/runbooks/backup-archive.md"
 
 
@@ -37,9 +38,12 @@ def check_backup(health: Health, settings: dict[str, Any]) -> None:
         summary.append(newest_set(said))
         for problem in said["problems"]:
             # A drill that is late does not make the backups worse; one that failed does.
-            late = "drill" in problem and "failed" not in problem
+            drill = "drill" in problem
+            late = drill and "failed" not in problem
             text = str(problem) if str(problem).endswith(".") else f"{problem}."
-            health.find("warning" if late else "error", "backup", text[:1].upper() + text[1:], STATUS)
+            health.find(
+                "warning" if late else "error", "backup", text[:1].upper() + text[1:], DRILL if drill else STATUS
+            )
     if settings["watch"]:
         summary += check_archive(health, Path(settings["watch"]), int(settings["max_behind_seconds"]))
     health.summary["backup"] = ", ".join(summary) or "unknown"
