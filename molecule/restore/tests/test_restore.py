@@ -202,8 +202,10 @@ def test_two_left_over_copies_are_refused_until_one_is_purged(platform: Platform
 def test_a_set_comes_back_with_its_rows_and_goes_again(platform: Platform, newest_set: str) -> None:
     """The steps the playbook takes on the database, without those that stop and start n8n."""
     rows = json.loads(platform.run("cat %s", MANIFEST % newest_set))["database"]["tables"]
+    platform.call("after the set")
     count = int(platform.sql("SELECT count(*) FROM execution_entity"))
     record = platform.cli("restore", "prepare", "--set", newest_set)["id"]
+    platform.run("systemctl stop n8n-guard.timer n8n-main 'n8n-webhook@*' 'n8n-worker@*'")
     platform.cli("restore", "database", record)
     numbers = platform.cli("restore", "check", record)["answer"]
     assert numbers["execution_entity"] == rows["execution_entity"] < count
@@ -211,6 +213,7 @@ def test_a_set_comes_back_with_its_rows_and_goes_again(platform: Platform, newes
     (copy,) = platform.copies()
     assert copy.startswith("n8n_before_restore_")
     platform.cli("restore", "undo", record, "--confirm")
+    platform.run("systemctl start n8n-main n8n-webhook@1 n8n-worker@1 n8n-worker@2 n8n-guard.timer")
     assert int(platform.sql("SELECT count(*) FROM execution_entity")) >= count
     platform.purge()
 

@@ -289,3 +289,9 @@ def test_settings_are_read_or_explained(tmp_path: Path) -> None:
     with pytest.raises(UnusableError, match="no database"):
         _ = Host(found, "n8n").postgres
     assert Host(found, "n8n").migrations() == set()
+
+
+def test_an_unreadable_repository_is_no_reason_to_lose_a_day(config: Config, fake: FakeHost) -> None:
+    fake.fail = ("info",)
+    assert "No repository of pgBackRest can be read" in plan(config, fake, "latest").refused[0]
+    assert plan(config, fake, SET).refused == []

@@ -89,7 +89,14 @@ class Planner:
             return plan
         plan.wish = restore_set or (manifest_time(wish.time) if wish.time else "")
         plan.live = self.host.server.answers()
-        if wish.kind == "set" or (wish.kind == "latest" and not self.stock.repositories.backups):
+        nothing = not self.stock.repositories.backups
+        if wish.kind == "latest" and nothing and self.stock.unread:
+            # Going on with yesterday's set in silence would lose a day that may be in a repository.
+            plan.refused.append(
+                f"No repository of pgBackRest can be read ({'; '.join(self.stock.unread)}):"
+                " find out why, or name a set."
+            )
+        elif wish.kind == "set" or (wish.kind == "latest" and nothing):
             self._logical(wish)
         else:
             self._physical(wish, timeline)

@@ -39,18 +39,21 @@ class Stock:
     repositories: Repositories
     sets: tuple[Place, ...]
     problems: tuple[str, ...] = ()
+    # Repositories that did not answer, each with the reason.
+    unread: tuple[str, ...] = ()
 
 
 def read_stock(config: Config, host: Host) -> Stock:
     """Return what there is. A place that does not answer is a problem, not the end: the other one may do."""
     problems: list[str] = []
+    unread: list[str] = []
     backups: list[Backup] = []
     archives: list[str] = []
     for repo in config.physical.repos if config.physical and host.layout.postgres else ():
         try:
             found = read_info(host.info(repo), config.physical.stanza if config.physical else "")
         except BackupError as error:
-            problems.append(f"repository {repo}: {error}")
+            unread.append(f"repository {repo}: {error}")
             continue
         backups += found.backups
         archives += found.archive_ids
@@ -72,7 +75,8 @@ def read_stock(config: Config, host: Host) -> Stock:
             problems.append(str(error))
     backups.sort(key=lambda backup: (backup.stopped, -backup.repo))
     repositories = Repositories(tuple(backups), tuple(dict.fromkeys(archives)))
-    return Stock(repositories, tuple(known[name] for name in sorted(known)), tuple(dict.fromkeys(problems)))
+    everything = tuple(known[name] for name in sorted(known))
+    return Stock(repositories, everything, tuple(dict.fromkeys(unread + problems)), tuple(unread))
 
 
 def history_of(config: Config, folder: str) -> list[dict[str, Any]]:
