@@ -65,12 +65,12 @@ def test_backups_that_are_well(tmp_path: Path) -> None:
 
 def test_what_the_command_says(tmp_path: Path) -> None:
     problems = [
-        "no set was restored in a drill for 8 days. Do it: n8n-platform-backup drill",
+        "no backup was restored in a drill for 8 days. Do it: n8n-platform-backup drill",
         "the last drill failed: x.",
     ]
     findings, summary = look(tmp_path, {**WELL, "newest": None, "problems": problems})
     assert findings[0].startswith(
-        "warning No set was restored in a drill for 8 days. Do it: n8n-platform-backup drill."
+        "warning No backup was restored in a drill for 8 days. Do it: n8n-platform-backup drill."
     )
     assert findings[1].startswith("error The last drill failed: x. -> n8n-platform-backup status")
     assert summary == "no set"

@@ -357,10 +357,12 @@ def test_the_status_of_a_sick_host(call: Any, config: Config, bucket: FakeS3) ->
         out = call("status", using=asks)[1]
     assert "a run is under way" in out
     assert "was killed" not in out
+    state.update(config, {"drill": {"failed": False, "last_success": 0}})
+    assert "no backup was restored in a drill yet" in call("status", using=asks)[1]
     state.drilled(config, True, 123.4, 5)
     state.update(config, {"drill": {"last_success": now - 9 * 86400}})
     code, out, _ = call("status", using=asks)
-    assert "no set was restored in a drill for 8 days" in out
+    assert "no backup was restored in a drill for 8 days" in out
     assert "last drill: restored in 123 s" in out
     set_id = made(call)
     (config.sets_dir / set_id / "verification.json").unlink()

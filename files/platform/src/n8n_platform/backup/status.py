@@ -100,7 +100,8 @@ def drills(config: Config, remembered: dict[str, Any], now: float) -> list[str]:
         return [f"the last drill failed: {drill.get('detail', '')}. Repeat it: n8n-platform-backup drill"]
     days = config.maximum_drill_age_days
     if days and now - drill.get("last_success", 0) > days * DAY:
-        return [f"no set was restored in a drill for {days} days. Do it: n8n-platform-backup drill"]
+        since = f"for {days} days" if drill.get("last_success") else "yet"
+        return [f"no backup was restored in a drill {since}. Do it: n8n-platform-backup drill"]
     return []
 
 
