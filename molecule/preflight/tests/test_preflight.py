@@ -135,6 +135,14 @@ def test_two_components_on_one_port(preflight: Preflight, unchanged: None) -> No
     assert "n8n_webhook_base and n8n_worker_base would both use port 5720 on this host." in output
 
 
+def test_a_table_that_lacks_ports(preflight: Preflight, unchanged: None) -> None:
+    ports = yaml.safe_load(CONTRACT.read_text(encoding="utf-8"))["platform_ports"]
+    del ports["redis_cache"]
+    passed, output = preflight(platform_ports=ports)
+    assert not passed
+    assert 'platform_ports replaces the whole table, and yours lacks redis_cache. Add {"redis_cache": 6380}' in output
+
+
 def test_a_name_nobody_knows_is_a_warning(preflight: Preflight, unchanged: None) -> None:
     passed, output = preflight(platform_domain="n8n.nowhere-to-be-found-8d1f.org")
     assert passed, output
