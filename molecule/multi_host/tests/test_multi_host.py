@@ -38,6 +38,7 @@ def test_groups_are_those_of_the_production_inventory() -> None:
     expected = {
         group: sorted(name.removeprefix("n8n-") for name in content["hosts"])
         for group, content in production["children"].items()
+        if group not in {"object_store", "backup"}
     }
     scenario = yaml.safe_load((ROOT / "molecule/multi_host/molecule.yml").read_text(encoding="utf-8"))
     found: dict[str, list[str]] = {}
