@@ -79,7 +79,7 @@ def main(names: list[str]) -> int:
         scenarios.make_network()
     say(f"{len(planned)} jobs; their output goes to {jobs.LOGS.relative_to(scenarios.ROOT)}/")
     if left_out := sorted(set(known) & scenarios.ON_REQUEST) if not names else []:
-        say(f"left out, because they are long: {', '.join(left_out)} (make test ROLE="{' '.join(left_out)}")")
+        say(f"left out, because they are long: {', '.join(left_out)} (make test ROLE='{' '.join(left_out)}')")
     scheduler = Scheduler(planned, say, int(scenarios.available_memory_mb() * MEMORY_SHARE))
     try:
         results = scheduler.run()
