@@ -25,7 +25,7 @@ MEMORY_MB = {"n8n": 4000, "site": 5000, "faults": 6000, "multi_host": 7000, "res
 # These measure time or load the machine: nothing else runs beside them.
 EXCLUSIVE = {"faults"}
 # Long ones that run only when they are named: make test ROLE=name.
-ON_REQUEST = {"disaster", "restore"}
+ON_REQUEST = {"disaster"}
 # Seconds a scenario is believed to take before the first measurement; only the order depends on it.
 GUESSED_SECONDS = {
     "multi_host": 900.0,
