@@ -34,10 +34,16 @@ NEEDS = {
     "n8n_worker": ["n8n_main"],
     "traefik": ["n8n_main"],
 }
-EXACTLY_ONE = ["postgres", "redis", "n8n_main", "object_store"]
+EXACTLY_ONE = [
+    *("postgres", "redis", "n8n_main", "object_store"),
+    *("prometheus", "alertmanager", "loki", "jaeger", "grafana"),
+]
 # Groups a managed service can take the place of, and the variable that names it.
 MANAGED = {"postgres": "platform_postgres_host", "redis": "platform_redis_host"}
-COMPONENTS = ["postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"]
+COMPONENTS = [
+    *("postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"),
+    *("exporters", "prometheus", "alertmanager", "loki", "otel_collector", "jaeger", "grafana"),
+]
 BUILT_IN = {"all", "ungrouped", "platform"}
 
 # Names people bring from other set-ups of n8n, and what they are called here.

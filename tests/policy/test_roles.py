@@ -22,7 +22,10 @@ from tests.policy.repository import (
 )
 
 PARTS = ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "meta/main.yml", "tasks/main.yml")
-GROUPS = {"platform", "postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"}
+GROUPS = {
+    *("platform", "postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"),
+    *("exporters", "prometheus", "alertmanager", "loki", "otel_collector", "jaeger", "grafana"),
+}
 
 
 def defaults(role: str) -> dict[str, Any]:
