@@ -30,6 +30,7 @@ def recipe(tool: Tool, version: str, arch: str, source: Source) -> str:
     """
     lock = lock_file(tool, version, source)
     overlay = tool.overlay
+    own = go_build.own_sources(tool.lock_directory(version)) if source.kind == "go" else []
     parts = {
         "format": FORMAT,
         "kind": source.kind,
@@ -42,6 +43,8 @@ def recipe(tool: Tool, version: str, arch: str, source: Source) -> str:
         "overlay": {str(path.relative_to(overlay)): sha256_of(path) for path in _overlay_files(overlay)},
         "lock": sha256_of(lock) if lock and lock.is_file() else None,
     }
+    if own:  # only then, so that what older checkouts built stays current
+        parts["sources"] = {path.name: sha256_of(path) for path in own}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -140,6 +140,40 @@ class TestGo:
         assert "CGO_ENABLED=0\nGOARCH=amd64\nGOOS=linux\n" in log
         assert artifact.manifest["source_sha256"] == hashlib.sha256(b"sums\n").hexdigest()
 
+    def module(self, shop: Shop, programs: Path, source: str = GO_SOURCE, results: str = "") -> Path:
+        program(programs, "go", GO_SCRIPT)
+        catalogue(shop, source, "locked")
+        locks = shop.catalogue / "tool/1.0"
+        locks.mkdir(parents=True)
+        (locks / "go.mod").write_text("module x\n")
+        (locks / "go.sum").write_text("sums\n")
+        if results:
+            (locks / "sha256sums").write_text(results)
+        return locks
+
+    def test_a_known_result_must_come_out(self, shop: Shop, programs: Path) -> None:
+        right = hashlib.sha256(b"sums\n").hexdigest()
+        locks = self.module(shop, programs, results=f"{'0' * 64}  go1.99/amd64/bin/tool\n")
+        with pytest.raises(HashError, match=rf"go1\.99/amd64/bin/tool should be sha256 0{{64}} .* gave {right}"):
+            shop.store().ensure("tool", None, "amd64", Options())
+        assert list(shop.directory.rglob("*.tar.zst")) == []
+        (locks / "sha256sums").write_text(f"{right}  go1.99/amd64/bin/tool\n")
+        shop.store().ensure("tool", None, "amd64", Options())
+
+    def test_another_release_of_go_is_not_compared(self, shop: Shop, programs: Path) -> None:
+        self.module(shop, programs, results=f"{'0' * 64}  go1.98/amd64/bin/tool\n")
+        shop.store().ensure("tool", None, "amd64", Options())
+        assert "the catalogue has hashes of other builds only" in shop.log.getvalue()
+
+    def test_changed_sources_of_its_own_are_built_anew(self, shop: Shop, programs: Path) -> None:
+        locks = self.module(shop, programs, source="kind: go, packages: {bin/tool: .}")
+        (locks / "main.go").write_text("package main\n")
+        assert shop.store().ensure("tool", None, "amd64", Options())[1]
+        assert not shop.store().ensure("tool", None, "amd64", Options())[1]
+        (locks / "main.go").write_text("package main // other\n")
+        assert shop.store().ensure("tool", None, "amd64", Options())[1]
+        assert (programs / "go.log").read_text().count("build -trimpath") == 2
+
     def test_without_the_module_files_nothing_is_built(self, shop: Shop, programs: Path) -> None:
         program(programs, "go", GO_SCRIPT)
         catalogue(shop, GO_SOURCE, "locked")

@@ -110,3 +110,10 @@ def test_a_go_tool_gets_its_module_files(shop: Shop, programs: Path) -> None:
     assert "get example.org/tool/cmd/tool@v1.1" in (programs / "go.log").read_text()
     artifact, _ = shop.store().ensure("tool", "1.1", "amd64", Options())
     assert artifact.manifest["pinned"] is True
+
+
+def test_a_go_tool_with_sources_of_its_own_is_not_pinned_by_itself(shop: Shop, programs: Path) -> None:
+    program(programs, "go", GO_SCRIPT)
+    catalogue(shop, "kind: go, packages: {bin/tool: .}", "locked")
+    with pytest.raises(PinError, match=r"put them, go\.mod and go\.sum into .*tool/1\.1 first"):
+        pin(shop.store(), "tool", "1.1", make_default=False)
