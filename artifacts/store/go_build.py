@@ -69,7 +69,7 @@ def _compare(job: Job, tree: Path, targets: list[str], release: str) -> None:
         elif known[name] != found:
             raise HashError(
                 f"WRONG HASH for {job.label}: {name} should be sha256 {known[name]} and the build gave {found}. "
-                "Nothing was kept. GOAMD64, GOARM64, GOFLAGS or GOEXPERIMENT may differ from Go's defaults here (see go env)."
+                "Nothing was kept. GOAMD64, GOARM64, GOFLAGS or GOEXPERIMENT may differ from Go's defaults (go env)."
             )
 
 
