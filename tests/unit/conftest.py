@@ -32,10 +32,10 @@ import pytest
 from ansible.module_utils import _internal, basic
 from ansible.module_utils.common import warnings
 from ansible.module_utils.testing import patch_module_args
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A loaded machine is no bug: examples have no time limit of their own.
-settings.register_profile("platform", deadline=None)
+settings.register_profile("platform", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("platform")
 
 

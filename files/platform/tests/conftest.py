@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 from n8n_platform.settings import Database, Guard, Queue, Settings, Watchdog
+
+# A loaded machine is no bug: examples have no time limit of their own.
+hypothesis.settings.register_profile("platform", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("platform")
 
 
 @pytest.fixture

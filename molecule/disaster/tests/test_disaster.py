@@ -116,4 +116,5 @@ def test_everything_comes_back_on_an_empty_host(
     assert '"value":"b"' in new.file("/srv/n8n/exports/out.json").content_string
     assert json.loads(report.read_text(encoding="utf-8"))["execution"]
     assert not new.file("/run/n8n-platform-restore").exists
-    assert new.run("n8n-platform-backup status").rc == 0
+    status = new.run("n8n-platform-backup status")
+    assert status.rc == 0, status.stdout

@@ -357,7 +357,10 @@ def test_the_status_of_a_sick_host(call: Any, config: Config, bucket: FakeS3) ->
         out = call("status", using=asks)[1]
     assert "a run is under way" in out
     assert "was killed" not in out
-    state.update(config, {"drill": {"failed": False, "last_success": 0}})
+    (config.state_dir / "state.json").unlink()
+    made(call)
+    assert "in a drill" not in call("status", using=asks)[1]
+    state.update(config, {"set": {"first_success": now - 9 * 86400}})
     assert "no backup was restored in a drill yet" in call("status", using=asks)[1]
     state.drilled(config, True, 123.4, 5)
     state.update(config, {"drill": {"last_success": now - 9 * 86400}})

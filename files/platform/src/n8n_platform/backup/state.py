@@ -36,6 +36,8 @@ def update(config: Config, changes: Mapping[str, Any]) -> None:
     state = read(config)
     for name, value in changes.items():
         state[name] = {**state.get(name, {}), **value} if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping) and "last_success" in value:
+            state[name].setdefault("first_success", value["last_success"])
     try:
         config.state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         files.write_json(config.state_dir / NAME, state)

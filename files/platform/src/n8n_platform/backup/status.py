@@ -99,7 +99,9 @@ def drills(config: Config, remembered: dict[str, Any], now: float) -> list[str]:
     if drill.get("failed"):
         return [f"the last drill failed: {drill.get('detail', '')}. Repeat it: n8n-platform-backup drill"]
     days = config.maximum_drill_age_days
-    if days and now - drill.get("last_success", 0) > days * DAY:
+    # A new host has as long for its first drill.
+    first = remembered.get(state.SET, {}).get("first_success", now)
+    if days and now - drill.get("last_success", first) > days * DAY:
         since = f"for {days} days" if drill.get("last_success") else "yet"
         return [f"no backup was restored in a drill {since}. Do it: n8n-platform-backup drill"]
     return []
