@@ -7,7 +7,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
-ENVIRONMENT ?= sandbox
+# The sandbox's own inventory, which depends on how it was made.
+ENVIRONMENT ?= $(or $(shell cat .sandbox/environment 2>/dev/null),sandbox)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
@@ -37,8 +38,8 @@ pin: setup ## Add a version to the catalogue: make pin TOOL=x VERSION=y
 	@$(BIN)/python -m artifacts.store pin "$(TOOL)" "$(VERSION)"
 
 .PHONY: sandbox
-sandbox: setup engine ## Create or update the sandbox and prove that it works
-	@$(BIN)/python scripts/sandbox.py up
+sandbox: setup engine ## Create or update the sandbox and prove that it works (FULL=1: with logs and traces)
+	@$(BIN)/python scripts/sandbox.py $(if $(FULL),full,up)
 
 .PHONY: sandbox-down
 sandbox-down: setup ## Remove the sandbox and everything it made

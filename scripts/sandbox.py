@@ -1,9 +1,11 @@
 """Create, prove and remove the sandbox: one systemd host in a local container that runs the whole platform.
 
     python scripts/sandbox.py up      # make sandbox
+    python scripts/sandbox.py full    # make sandbox FULL=1: logs and traces as well
     python scripts/sandbox.py down    # make sandbox-down
 
-`up` writes .sandbox/summary.json and ends with a screen that says where everything is. It is safe to run again.
+`up` writes .sandbox/summary.json and ends with a screen that says where everything is. It is safe to run again and
+leaves a full sandbox full.
 """
 
 from __future__ import annotations
@@ -24,6 +26,24 @@ STATE = ROOT / ".sandbox"
 CONTAINER = "n8n-platform-sandbox"
 BIN = ROOT / ".venv" / "bin"
 TOOLS = ("nodejs", "traefik", "n8n", "versitygw")
+# What logs and traces need besides; built from Go modules where no binary can be had.
+FULL_TOOLS = ("loki", "otelcol", "jaeger")
+# The name of the sandbox's inventory, for `make doctor` and the others.
+ENVIRONMENT = STATE / "environment"
+PROMETHEUS = "http://127.0.0.1:9090"
+# First parts of the names of the platform's units.
+UNITS = (
+    "n8n",
+    "redis",
+    "postgresql",
+    "traefik",
+    "object-store",
+    "prometheus",
+    "alertmanager",
+    "loki",
+    "otel",
+    "jaeger",
+)
 MIB = 1024 * 1024
 
 
@@ -39,9 +59,19 @@ def output(*command: str) -> str:
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
+def environment() -> str:
+    """Return the name of the sandbox's inventory."""
+    return ENVIRONMENT.read_text(encoding="utf-8").strip() if ENVIRONMENT.exists() else "sandbox"
+
+
+def tools() -> tuple[str, ...]:
+    """Return the programs of the artifact store that the sandbox runs."""
+    return TOOLS + FULL_TOOLS * (environment() == "sandbox-full")
+
+
 def playbook(*arguments: str) -> None:
-    """Run a playbook on the sandbox inventory."""
-    run(str(BIN / "ansible-playbook"), "-i", "inventories/sandbox", *arguments)
+    """Run a playbook on the sandbox's inventory."""
+    run(str(BIN / "ansible-playbook"), "-i", f"inventories/{environment()}", *arguments)
 
 
 @contextmanager
@@ -55,9 +85,9 @@ def timed(timings: dict[str, float], step: str) -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Return the versions of the programs that run in the sandbox."""
-    links = {tool: f"/opt/n8n-platform/{tool}/current" for tool in TOOLS}
+    links = {tool: f"/opt/n8n-platform/{tool}/current" for tool in tools()}
     found = {tool: output("docker", "exec", CONTAINER, "readlink", link).strip() for tool, link in links.items()}
-    packages = {"postgresql": "postgresql-17", "redis": "redis-server"}
+    packages = {"postgresql": "postgresql-17", "redis": "redis-server", "prometheus": "prometheus"}
     query = ("docker", "exec", CONTAINER, "dpkg-query", "--show", "--showformat=${Version}")
     return found | {name: output(*query, package) for name, package in packages.items()}
 
@@ -74,7 +104,7 @@ def memory_mib() -> dict[str, int]:
     result = {}
     for line in output("docker", "exec", CONTAINER, "sh", "-c", script).splitlines():
         unit, kib = line.split()
-        if unit.startswith(("n8n", "redis", "postgresql", "traefik", "object-store")):
+        if unit.startswith(UNITS):
             result[unit.removesuffix(".service")] = round(int(kib) / 1024)
     return result
 
@@ -115,13 +145,40 @@ def screen(summary: dict[str, Any]) -> str:
         f"                     {sum(memory.values())} in all",
         "  seconds            " + ", ".join(f"{step} {seconds:g}" for step, seconds in summary["timings_s"].items()),
         "",
+        f"  monitoring         {summary['monitoring']}",
+        "",
         "  next               make doctor            health of the platform",
         f"                     docker exec -it {CONTAINER} n8n list:workflow",
+        *(["                     make sandbox FULL=1    logs and traces as well"] if not summary["full"] else []),
         "                     make sandbox-down      remove everything",
         "                     docs/production.md     the same on your own hosts",
         "",
     ]
     return "\n".join(lines)
+
+
+def monitoring() -> str:
+    """Return in a line what Prometheus measures and which alerts fire."""
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        command = ("docker", "exec", CONTAINER, "curl", "-sfG", "--data-urlencode", f"query={query}")
+        found: list[dict[str, Any]] = json.loads(output(*command, f"{PROMETHEUS}/api/v1/query"))["data"]["result"]
+        return found
+
+    targets = {result["metric"].get("job", ""): result["value"][1] for result in ask("min by (job) (up)")}
+    down = sorted(job for job, value in targets.items() if value != "1")
+    firing = {one["metric"]["alertname"] for one in ask('ALERTS{alertstate="firing",severity!="none"}')}
+    return (
+        f"{len(targets)} kinds of targets, {'not answering: ' + ', '.join(down) if down else 'all answer'};"
+        f" alerts: {', '.join(sorted(firing)) or 'none'} (docs/observability.md)"
+    )
+
+
+def full() -> None:
+    """Create or update the sandbox with logs and traces."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    ENVIRONMENT.write_text("sandbox-full\n", encoding="utf-8")
+    up()
 
 
 def up() -> None:
@@ -130,7 +187,7 @@ def up() -> None:
     timings: dict[str, float] = {}
     started = time.monotonic()
     with timed(timings, "artifacts"):
-        run(str(BIN / "python"), "-m", "artifacts.store", "ensure", *TOOLS)
+        run(str(BIN / "python"), "-m", "artifacts.store", "ensure", *tools())
     with timed(timings, "host"):
         known = output("docker", "ps", "-aq", "--filter", f"name=^{CONTAINER}$").strip()
         if not known:
@@ -163,6 +220,8 @@ def up() -> None:
         "basic_auth_file": str(STATE / "traefik_editor_password"),
         "versions": versions(),
         "proof": proof["proof"],
+        "full": environment() == "sandbox-full",
+        "monitoring": monitoring(),
         "timings_s": timings,
         "memory_mib": memory_mib(),
     }
@@ -179,7 +238,7 @@ def down() -> None:
 
 
 if __name__ == "__main__":
-    verbs = {"up": up, "down": down}
+    verbs = {"up": up, "full": full, "down": down}
     if len(sys.argv) != 2 or sys.argv[1] not in verbs:  # noqa: PLR2004
         sys.exit(__doc__)
     verbs[sys.argv[1]]()
