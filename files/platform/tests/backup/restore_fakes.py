@@ -47,6 +47,9 @@ WAL = {
     f"17-1/0000000100000000/00000001000000000000000{n:X}-{'a' * 40}.zst": 1795140000 + n * 20000 for n in range(4, 13)
 }
 
+# What pg_controldata prints of a data directory that is not empty.
+CONTROL = "Database system identifier:           7000000000000000001\nLatest checkpoint's TimeLineID:       1\n"
+
 
 @dataclass
 class FakeHost:
@@ -93,7 +96,7 @@ class FakeHost:
         if words[0] == "pgbackrest" or "pgbackrest" in words:
             return self.info if "info" in words else self._listing() if "repo-ls" in words else ""
         if words[0].endswith("pg_controldata"):
-            return "Latest checkpoint's TimeLineID:       1\n" if any((self.root / "main").iterdir()) else self._none()
+            return CONTROL if any((self.root / "main").iterdir()) else self._none()
         if words[:2] == ["systemctl", "show"]:
             return self.states.get(
                 words[-1], "NRestarts=0\nActiveState=active\n" if "--value" not in words else "active\n"

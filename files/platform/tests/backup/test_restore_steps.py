@@ -258,6 +258,9 @@ def test_rpo_is_zero_where_all_that_was_asked_for_is_there() -> None:
     assert restore_tools.measured_rpo(values) is None
     values["recovered"] = {"last_commit": "2026-11-21T12:00:00+00:00"}
     assert restore_tools.measured_rpo(values) == 9.0
+    values["system"] = "7000000000000000001"
+    values["recovered"]["system"] = "7000000000000000002"
+    assert restore_tools.measured_rpo(values) is None
 
 
 def test_waiting_has_an_end() -> None:

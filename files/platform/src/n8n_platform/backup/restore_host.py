@@ -320,6 +320,10 @@ class Host:
         pairs = (line.split(":", 1) for line in printed.splitlines() if ":" in line)
         return {name.strip(): value.strip() for name, value in pairs}
 
+    def system(self) -> str:
+        """Return the identifier PostgreSQL gave the cluster when it was made, which copies of it share; empty without one."""
+        return self.control().get("Database system identifier", "")
+
     # --- safety copies -------------------------------------------------------------------------------------------
 
     def safety_directories(self) -> list[Path]:

@@ -118,8 +118,10 @@ class Restore:
         """Have what the living server knows archived. The commit gives recovery something beyond a recent target."""
         server = self.host.server
         live = server.answers()
-        control = self.host.control()
-        self.record.note(was_live=live, had_data=bool(control), stopped_at=manifest.stamp(datetime.now(UTC)))
+        system = self.host.system()
+        self.record.note(
+            was_live=live, had_data=bool(system), system=system, stopped_at=manifest.stamp(datetime.now(UTC))
+        )
         if not live or self.plan["kind"] != PHYSICAL or server.sql("SHOW archive_mode") == "off":
             return
         server.sql("SELECT pg_current_xact_id()")
@@ -153,7 +155,7 @@ class Restore:
             self._may_fail("restore")
         with self.record.step("recovery"):
             self.host.start_server(START_SECONDS)
-            recovered = self.host.server.recovered()
+            recovered = {**self.host.server.recovered(), "system": self.host.system()}
             self.record.note(recovered=recovered)
             self._prove_target(recovered)
             self._may_fail("recovery")

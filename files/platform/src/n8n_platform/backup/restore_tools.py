@@ -65,8 +65,10 @@ def measured_rpo(values: dict[str, Any]) -> float | None:
     if values["plan"]["target"] != "newest":
         # A set is whole, and recovery saw a commit beyond its target: all that was asked for is there.
         return 0.0
-    last = values.get("recovered", {}).get("last_commit")
-    if not last:
+    recovered = values.get("recovered", {})
+    last = recovered.get("last_commit")
+    # In the place of another cluster, an empty one on a new host: nobody knows what the lost one had seen.
+    if not last or recovered.get("system") != values.get("system"):
         return None
     wanted = datetime.fromisoformat(values["stopped_at"])
     return max(0.0, round((wanted - datetime.fromisoformat(last)).total_seconds(), 1))
