@@ -263,12 +263,42 @@ def guard_cost(part: dict[str, Any]) -> str:
     )
 
 
+def backup(part: dict[str, Any]) -> str:
+    """Return the section on backups and restores."""
+    result = part["result"]
+    wall, meanwhile, drill = result["wall"], result["meanwhile"], result["restores"]["drill"]
+    slower = wall["ratio"]["local set"]["median"]
+    kept = meanwhile["ratio"]["median"]
+    found = [
+        {
+            "goal": "set / pg_dump with zstd in a pipe, wall time",
+            "wanted": "<= 1.2",
+            "reached": slower,
+            "met": slower <= 1.2,
+        },
+        {"goal": "workflows during backups / without", "wanted": ">= 0.9", "reached": kept, "met": kept >= 0.9},
+    ]
+    rows: Table = [(name, span(seconds), span(wall["ratio"].get(name))) for name, seconds in wall["seconds"].items()]
+    restore = result["restores"]["restore"]
+    return (
+        f"A database of {result['database_mib']} MiB.\n\n"
+        + goals(found)
+        + table(("the database's part of a set", "seconds", "ratio"), rows)
+        + f"Workflows completed a second: {span(meanwhile['per_s']['without'])} without,"
+        f" {span(meanwhile['per_s']['with'])} with backups running all the time.\n"
+        f"Largest process of a run: {result['peak_mib']:g} MiB.\n"
+        f"Drill: RTO {drill['rto_seconds']:g} s, RPO {drill['rpo_seconds']:g} s."
+        f" Restore in place: RTO {restore['rto_seconds']:g} s, RPO {restore['rpo_seconds'] or 0:g} s.\n"
+    )
+
+
 SECTIONS = (
     ("sandbox", "Setting up: first and second run", sandbox),
     ("throughput", "Throughput", throughput),
     ("memory", "Memory", memory),
     ("spread", "Spread over the workers", spread),
     ("guard-cost", "What the payload copy costs", guard_cost),
+    ("backup", "Backups and restores", backup),
 )
 
 METHOD = """## Method

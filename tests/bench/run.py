@@ -25,10 +25,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from tests.bench import converge, host, report, resources, sites, throughput  # noqa: E402
+from tests.bench import backup, converge, host, report, resources, sites, throughput  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("sandbox", "memory", "spread", "throughput", "guard-cost")
+Timing = dict[str, float]
+# Everything but `sandbox` and `throughput`, whose measurements take more than a platform and a timing.
+SIMPLE: dict[str, Callable[[sites.Site, Timing, Callable[[str], None]], Any]] = {
+    "memory": resources.memory,
+    "spread": resources.spread,
+    "guard-cost": throughput.guard_cost,
+    "backup": backup.measure,
+}
+PARTS = ("sandbox", "memory", "spread", "throughput", "guard-cost", "backup")
 TIMERS = ("n8n-guard.timer", "n8n-watchdog.timer")
 
 
@@ -92,7 +100,7 @@ class Result:
         (ROOT / "docs/benchmarks.md").write_text(report.page(self.data, self.path.name), encoding="utf-8")
 
 
-def measure(parts: list[str], timing: dict[str, float], short: bool, result: Result, quiet: Callable[[], None]) -> None:
+def measure(parts: list[str], timing: Timing, short: bool, result: Result, quiet: Callable[[], None]) -> None:
     """Measure parts one after the other."""
     ours = sites.platform()
     if set(parts) - {"sandbox"}:
@@ -105,12 +113,8 @@ def measure(parts: list[str], timing: dict[str, float], short: bool, result: Res
         say(f"== {part} (load {began['load_before']}) ==")
         if part == "sandbox":
             result.note(part, began, converge.measure(say))
-        elif part == "memory":
-            result.note(part, began, resources.memory(ours, timing, say))
-        elif part == "spread":
-            result.note(part, began, resources.spread(ours, timing, say))
-        elif part == "guard-cost":
-            result.note(part, began, throughput.guard_cost(ours, timing, say))
+        elif part in SIMPLE:
+            result.note(part, began, SIMPLE[part](ours, timing, say))
         else:
             say("setting n8n up by hand")
             pair = throughput.Pair(ours, sites.set_up_by_hand())
