@@ -45,6 +45,32 @@ def _n8n_units(settings: Mapping[str, Any], groups: set[str]) -> list[dict[str, 
     return [*units, {"name": "n8n-watchdog.timer", "optional": True}] if units else []
 
 
+def _monitoring_units(settings: Mapping[str, Any], groups: set[str]) -> list[dict[str, Any]]:
+    """Return the units of monitoring that must run on a host."""
+    ports, units = settings["ports"], list[dict[str, Any]]()
+    alone, config = not settings["multi_host"], settings["config_dir"]
+    exporters = {"node": "exporters", "process": "exporters", "postgres": "postgres", "redis": "redis"}
+    exporters["blackbox"] = "prometheus"
+    for name, group in exporters.items():
+        if {"exporters", group} <= groups:
+            probe = f"http://127.0.0.1:{ports[f'{name}_exporter']}/"
+            sources = [f"/etc/systemd/system/prometheus-{name}-exporter.service", f"{config}/exporters/{name}.yml"]
+            units.append({"name": f"prometheus-{name}-exporter.service", "probe": probe, "sources": sources})
+    if "exporters" in groups and not alone:
+        units.append(
+            {"name": "n8n-metrics-gate.service", "sources": [f"{config}/exporters/gate.conf"], "optional": True}
+        )
+    for group, unit in (("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")):
+        if group in groups:
+            port = ports[group]
+            probe = f"http://127.0.0.1:{port}/-/ready" if alone else f"tcp:{settings['address']}:{port}"
+            renewed = [] if alone else [f"{settings['tls_dir']}/host.crt"]
+            units.append({"name": f"{unit}.service", "probe": probe, "sources": renewed})
+    others = {"loki": "loki", "jaeger": "jaeger", "otel_collector": "otel-collector"}
+    units += [{"name": f"{unit}.service"} for group, unit in others.items() if group in groups]
+    return units
+
+
 def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the module platform_health has to look at on one host, as its options.
 
@@ -98,6 +124,7 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
         }
         if "postgres" in groups:
             plan["units"].append({"name": "n8n-backup-watch.timer"})
+    plan["units"] += _monitoring_units(settings, groups)
     for tool in tools:
         plan["versions"][tool] = {"link": f"{install}/{tool}/current", "wanted": settings["versions"][tool]}
     return plan

@@ -34,9 +34,17 @@ WEIGHTS: dict[str, float] = {
     "prometheus": 2,
     "loki": 1,
     "grafana": 1,
+    "exporters": 0.25,
+    "alertmanager": 0.25,
+    "otel_collector": 0.5,
+    "jaeger": 0.5,
 }
 # What components need that this file does not size any further.
-RESERVES = {"traefik": 128, "object_store": 128, "pulsar": 1024, "prometheus": 256, "loki": 192, "grafana": 192}
+RESERVES = {
+    **{"traefik": 128, "object_store": 128, "pulsar": 1024},
+    **{"exporters": 96, "prometheus": 192, "alertmanager": 32},
+    **{"loki": 192, "otel_collector": 128, "jaeger": 128, "grafana": 192},
+}
 # Measured under load: main 350-560, a webhook process 240-300.
 N8N_MAIN_MB = 640
 N8N_WEBHOOK_MB = 320

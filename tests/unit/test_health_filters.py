@@ -85,6 +85,26 @@ def test_the_object_store() -> None:
     assert health.health_plan(external)["units"] == []
 
 
+def test_monitoring() -> None:
+    ports = {
+        **SETTINGS["ports"],
+        **{f"{name}_exporter": 9100 + i for i, name in enumerate(("node", "process", "postgres", "redis", "blackbox"))},
+        **{"prometheus": 9090, "alertmanager": 9093},
+    }
+    groups = ["exporters", "prometheus", "alertmanager", "postgres", "loki"]
+    plan = health.health_plan({**SETTINGS, "ports": ports, "group_names": groups})
+    probes = {unit["name"]: unit.get("probe") for unit in plan["units"]}
+    assert probes["prometheus.service"] == "http://127.0.0.1:9090/-/ready"
+    assert probes["prometheus-postgres-exporter.service"] == "http://127.0.0.1:9102/"
+    assert "prometheus-blackbox-exporter.service" in probes
+    assert "loki.service" in probes
+    assert not {"prometheus-redis-exporter.service", "n8n-metrics-gate.service"} & set(probes)
+    several = {**SETTINGS, "ports": ports, "group_names": groups, "multi_host": True}
+    probes = {unit["name"]: unit.get("probe") for unit in health.health_plan(several)["units"]}
+    assert probes["prometheus-alertmanager.service"] == "tcp:10.0.0.1:9093"
+    assert "n8n-metrics-gate.service" in probes
+
+
 def test_backups() -> None:
     plan = health.health_plan({**SETTINGS, "group_names": ["platform", "postgres", "backup"]})
     assert [unit["name"] for unit in plan["units"]][-2:] == ["n8n-backup.timer", "n8n-backup-watch.timer"]
