@@ -138,7 +138,7 @@ def test_data_sources_are_those_of_the_contract(host: Any) -> None:
         assert set(source["jsonData"]) <= JSON_KEYS[uid], uid
         assert source["editable"] is False
     assert [uid for uid, source in found.items() if source.get("isDefault")] == ["prometheus"]
-    assert found["prometheus"]["jsonData"]["timeInterval"] == "15s"
+    assert found["prometheus"]["jsonData"]["timeInterval"] == "30s"
     assert found["loki"]["jsonData"]["maxLines"] == 500
 
 
