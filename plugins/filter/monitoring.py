@@ -265,9 +265,11 @@ def _expected(entry: Mapping[str, Any]) -> dict[str, Any]:
     # A process that started meanwhile counts from zero, so its first count is new as well.
     grown = f"increase({ended}[{window}s]) and on (workflow_id) {which}"
     fresh = f"({ended} unless {ended} offset {window}s) and on (workflow_id) {which}"
+    # A server that has not looked for so long cannot know.
+    measured = f'(max(up{{job="prometheus"}} offset {window}s) == 1)'
     return {
         "alert": "N8nWorkflowOverdue",
-        "expr": f"(sum({grown}) or vector(0)) + (sum({fresh}) or vector(0)) == 0",
+        "expr": f"(sum({grown}) or vector(0)) + (sum({fresh}) or vector(0)) == 0 and on () {measured}",
         "for": "2m",
         "labels": {"severity": str(entry.get("severity") or "page"), "service": "n8n", "workflow": workflow},
         "annotations": {

@@ -32,6 +32,7 @@ GUESSED_SECONDS = {
     "backup": 300.0,
     "restore": 900.0,
     "disaster": 900.0,
+    "prometheus": 240.0,
     "site": 800.0,
     "n8n": 600.0,
 }
