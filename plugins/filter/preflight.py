@@ -33,6 +33,7 @@ NEEDS = {
     "n8n_webhook": ["n8n_main"],
     "n8n_worker": ["n8n_main"],
     "traefik": ["n8n_main"],
+    "prometheus": ["exporters"],
 }
 EXACTLY_ONE = [
     *("postgres", "redis", "n8n_main", "object_store"),
