@@ -465,6 +465,8 @@ def test_restart_that_was_missed_is_made_up_for(host: Any) -> None:
 
 
 def test_restart_finishes_requests_and_refuses_no_connection(host: Any, ask: Ask, steady: Any) -> None:
+    # The test before restarts it, too.
+    assert ask({"path": "/webhook/a", "until": {"status": 200}})["status"] == 200
     host.check_output(
         "systemd-run --quiet --collect --unit=slow-request --service-type=exec --property=StandardOutput=file:/run/slow"
         f" curl -sN --cacert {TLS}/ca.crt --resolve n8n.test:443:127.0.0.1 https://n8n.test/webhook/stream/slow"
