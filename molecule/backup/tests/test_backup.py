@@ -132,7 +132,7 @@ def test_a_run_makes_what_changed_and_a_set_in_both_places(bench: Bench) -> None
     bench.run()
     assert [bench.backups(repository)[-1]["type"] for repository in REPOSITORIES] == ["diff", "diff"]
     newest = json.loads(bench.host.check_output("n8n-platform-backup list --json --from all"))
-    assert "database.dump" in json.dumps(json.loads(bench.host.check_output("n8n-platform-backup show latest")))
+    assert "database.dump.zst" in json.dumps(json.loads(bench.host.check_output("n8n-platform-backup show latest")))
     assert newest
     bench.host.check_output("n8n-platform-backup verify latest --deep")
     for place in ("local", "s3"):

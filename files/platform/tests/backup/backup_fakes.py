@@ -226,7 +226,9 @@ def complete_config(tmp_path: Path, with_s3: bool = True) -> Config:
     (tmp_path / "dump.rdb").write_bytes(b"REDIS0012" + os.urandom(1000))
     programs = tmp_path / "bin"
     program(programs, "pg_dump", "printf 'PGDMP'; printf '%s\\n' \"$@\"; head -c 300000 /dev/zero")
-    program(programs, "pg_restore", "head -c 5 | grep -q PGDMP && echo '; comment' && echo '1; TABLE x'")
+    program(
+        programs, "pg_restore", "start=$(head -c 5); cat > /dev/null; [ \"$start\" = PGDMP ] && echo 'CREATE TABLE x'"
+    )
     program(programs, "age", AGE)
     n8n = program(programs, "n8n", N8N)
     return Config(

@@ -153,10 +153,10 @@ def test_a_set_that_is_only_in_the_store(call: Any, config: Config, bucket: Fake
     set_id = made(call)
     sets.LocalShelf(config.sets_dir).remove(set_id)
     assert call("verify", set_id, "--deep")[0] == 0
-    bucket.objects[f"here/sets/{set_id}/database.dump"] += b"x"
+    bucket.objects[f"here/sets/{set_id}/database.dump.zst"] += b"x"
     code, out, _ = call("verify", set_id)
     assert code == 1
-    assert "s3: database.dump has" in out
+    assert "s3: database.dump.zst has" in out
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
@@ -179,17 +179,17 @@ def test_a_flipped_bit_in_any_file_is_found(call: Any, config: Config, bucket: F
 
 def test_what_lacks_is_found(call: Any, config: Config, bucket: FakeS3) -> None:
     set_id = made(call)
-    del bucket.objects[f"here/sets/{set_id}/database.dump"]
+    del bucket.objects[f"here/sets/{set_id}/database.dump.zst"]
     bucket.objects[f"here/sets/{set_id}/workflows.tar.zst"] += b"x"
     code, out, _ = call("verify", set_id)
     assert code == 1
-    assert "s3: database.dump is missing" in out
+    assert "s3: database.dump.zst is missing" in out
     assert "s3: workflows.tar.zst has" in out
     code, out, _ = call("verify", set_id, "--deep")
-    assert "s3: database.dump is missing" in out
-    (config.sets_dir / set_id / "database.dump").unlink()
+    assert "s3: database.dump.zst is missing" in out
+    (config.sets_dir / set_id / "database.dump.zst").unlink()
     code, out, _ = call("verify", set_id)
-    assert "local: database.dump cannot be read: cannot read" in out
+    assert "local: database.dump.zst cannot be read: cannot read" in out
     code, out, _ = call("status")
     assert code == 1
     assert "failed its check" in out
@@ -227,7 +227,7 @@ def test_places_that_describe_different_sets(call: Any, config: Config, bucket: 
 @pytest.mark.parametrize(
     ("name", "data", "problem"),
     [
-        ("database.dump", b"nothing", "pg_restore failed"),
+        ("database.dump.zst", b"nothing", "zstd failed"),
         ("database.sql.gz", b"nothing", "gzip failed"),
         ("redis-queue.rdb.zst", b"nothing", "zstd failed"),
         ("n8n-data.tar.zst", b"nothing", "failed"),
@@ -249,9 +249,10 @@ def test_the_inside_of_files(config: Config, tmp_path: Path, name: str, data: by
 
 
 def test_files_that_are_readable_but_wrong(config: Config, tmp_path: Path) -> None:
-    program(tmp_path / "bin", "pg_restore", "echo '; only comments'")
-    with (tmp_path / "x").open("wb+") as stream:
-        assert "names no table" in check.readable(replace(config, database=None), "database.dump", stream)
+    program(tmp_path / "bin", "pg_restore", "cat > /dev/null; echo 'SET x;'")
+    subprocess.run(["zstd", "-q", "-o", tmp_path / "x"], input=b"no table", check=True)
+    with (tmp_path / "x").open("rb") as stream:
+        assert "makes no table" in check.readable(replace(config, database=None), "database.dump.zst", stream)
     subprocess.run(["zstd", "-q", "-o", tmp_path / "y"], input=b"no rdb", check=True)
     with (tmp_path / "y").open("rb") as stream:
         assert "holds no RDB file" in check.readable(config, "redis-queue.rdb.zst", stream)
@@ -261,15 +262,15 @@ def test_a_store_that_goes_away_while_it_is_read(call: Any, config: Config, buck
     set_id = made(call)
     shelf = sets.shelves(config, "s3")[0]
     bucket.fail = away
-    with pytest.raises(PlaceError), check.opened(shelf, set_id, "database.dump") as stream:
+    with pytest.raises(PlaceError), check.opened(shelf, set_id, "database.dump.zst") as stream:
         assert stream.read() == b""
 
 
 def test_a_program_that_does_not_read_the_store_to_its_end(call: Any, config: Config, bucket: FakeS3) -> None:
     set_id = made(call)
-    bucket.objects[f"here/sets/{set_id}/database.dump"] *= 10
-    with check.opened(sets.shelves(config, "s3")[0], set_id, "database.dump") as stream:
-        assert stream.read(5) == b"PGDMP"
+    bucket.objects[f"here/sets/{set_id}/database.dump.zst"] *= 10000
+    with check.opened(sets.shelves(config, "s3")[0], set_id, "database.dump.zst") as stream:
+        assert stream.read(4) == b"\x28\xb5\x2f\xfd"
 
 
 def test_a_check_whose_result_cannot_be_noted(call: Any, config: Config, bucket: FakeS3) -> None:

@@ -79,13 +79,13 @@ def test_sets_from_the_future_and_sets_nobody_understands(call: Any, config: Con
 def test_only_what_retention_keeps_is_uploaded(call: Any, config: Config, bucket: FakeS3) -> None:
     ids = [age(config, bucket, made(call), days) for days in (60, 5, 3, 2)]
     bucket.objects.clear()
-    path = config.sets_dir / ids[2] / "database.dump"
-    path.write_bytes(path.read_bytes().replace(b"PGDMP", b"PGDMX"))
-    (config.sets_dir / ids[3] / "database.dump").unlink()
+    path = config.sets_dir / ids[2] / "database.dump.zst"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    (config.sets_dir / ids[3] / "database.dump.zst").unlink()
     code, out, _ = call("run", "--parts", "redis")
     assert code == 5
-    assert f"{ids[2]}/database.dump is damaged" in out
-    assert f"cannot read {config.sets_dir / ids[3]}/database.dump" in out
+    assert f"{ids[2]}/database.dump.zst is damaged" in out
+    assert f"cannot read {config.sets_dir / ids[3]}/database.dump.zst" in out
     assert f"uploaded {ids[1]}" in out
     there = {key.split("/")[2] for key in bucket.objects if key.endswith("manifest.json")}
     assert there & set(ids) == {ids[1]}

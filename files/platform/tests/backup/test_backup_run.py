@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import subprocess
@@ -41,7 +42,7 @@ from n8n_platform.backup.report import Report
 from files.platform.tests.backup.backup_fakes import FakeS3, away, program
 
 FILES = [
-    "database.dump",
+    "database.dump.zst",
     "redis-queue.rdb.zst",
     "n8n-data.tar.zst",
     "community-nodes.json",
@@ -99,9 +100,9 @@ def test_a_set_holds_everything_at_both_places(config: Config, bucket: FakeS3, t
     assert document["database"]["content"] == dict.fromkeys(("workflow_entity", "credentials_entity"), "ab" * 32)
     assert document["database"]["last_migration"] == {"name": "Latest1", "timestamp": 17}
     assert document["encryption_key_fingerprint"] == manifest.fingerprint("n8n_encryption_key-value")
-    dump = (folder / "database.dump").read_bytes()
+    dump = subprocess.run(["zstd", "-dc", folder / "database.dump.zst"], capture_output=True, check=True).stdout
     assert b"--snapshot=0001-1\n" in dump
-    assert b"--compress=zstd:3\n" in dump
+    assert b"--compress=none\n" in dump
     found = sets.look(sets.LocalShelf(config.sets_dir), set_id, "backup_manifest_key-value")
     assert (found.verified.result, found.verified.by) == ("ok", "checksums")
 
@@ -151,8 +152,8 @@ def test_gzip_is_plain_sql(config: Config) -> None:
     assert config.database is not None
     changed = replace(config, database=replace(config.database, compression="gzip", level=6))
     _, runner = do(changed, ["database"])
-    dump = (config.sets_dir / runner.outcome.set_id / "database.sql.gz").read_bytes()
-    assert b"--format=plain\n--compress=6\n" in dump
+    dump = gzip.decompress((config.sets_dir / runner.outcome.set_id / "database.sql.gz").read_bytes())
+    assert b"--format=plain\n--compress=none\n" in dump
 
 
 @pytest.mark.parametrize("leftovers", [True, False])
@@ -164,18 +165,18 @@ def test_killed_runs_leave_nothing(config: Config, bucket: FakeS3, leftovers: bo
         for name in names:
             (config.sets_dir / name).mkdir()
         (config.n8n.export_dir / ".backup-old").mkdir()
-        bucket.objects["here/sets/20200101T000000Z-host-1/database.dump"] = b"x"
-        bucket.objects["here/sets/20200101T000000Z-other/database.dump"] = b"x"
-        bucket.uploads["u1"] = ("here/sets/20200102T000000Z-host-1/database.dump", {})
-        bucket.uploads["u2"] = ("here/sets/20200102T000000Z-other/database.dump", {})
+        bucket.objects["here/sets/20200101T000000Z-host-1/database.dump.zst"] = b"x"
+        bucket.objects["here/sets/20200101T000000Z-other/database.dump.zst"] = b"x"
+        bucket.uploads["u1"] = ("here/sets/20200102T000000Z-host-1/database.dump.zst", {})
+        bucket.uploads["u2"] = ("here/sets/20200102T000000Z-other/database.dump.zst", {})
     code, runner = do(config)
     assert code == OK
     assert len(runner.report.warnings) == (3 if leftovers else 0)
     assert [path.name for path in config.sets_dir.iterdir()] == [runner.outcome.set_id]
     assert list(config.n8n.export_dir.iterdir()) == []
-    assert [key for key in bucket.objects if "host-1/database.dump" in key and "2020" in key] == []
+    assert [key for key in bucket.objects if "host-1/database.dump.zst" in key and "2020" in key] == []
     if leftovers:
-        assert "here/sets/20200101T000000Z-other/database.dump" in bucket.objects
+        assert "here/sets/20200101T000000Z-other/database.dump.zst" in bucket.objects
         assert list(bucket.uploads) == ["u2"]
 
 
@@ -219,8 +220,8 @@ def test_a_store_that_was_away_for_a_moment(config: Config, bucket: FakeS3) -> N
     assert runner.outcome.places == ["local", "s3"]
     assert runner.outcome.uploaded == [runner.outcome.set_id]
     # What had arrived before is not sent again.
-    assert [call for call in bucket.calls if call.endswith("put_object") or "database.dump" in call] == [
-        f"put_object here/sets/{runner.outcome.set_id}/database.dump"
+    assert [call for call in bucket.calls if call.endswith("put_object") or "database.dump.zst" in call] == [
+        f"put_object here/sets/{runner.outcome.set_id}/database.dump.zst"
     ]
 
 
@@ -308,7 +309,7 @@ def test_a_dump_that_could_not_be_counted_is_kept(config: Config, monkeypatch: p
     assert "could not be counted" in runner.report.problems[0]
     document = read_manifest(config, runner.outcome.set_id)
     assert document["database"] is None
-    assert document["files"][0]["name"] == "database.dump"
+    assert document["files"][0]["name"] == "database.dump.zst"
 
 
 def test_a_missing_table_is_told(config: Config) -> None:
@@ -367,10 +368,10 @@ def test_a_host_without_keys(config: Config) -> None:
 
 
 def test_a_set_that_is_damaged_at_once_is_told(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "sums", lambda *values: "database.dump is damaged")
+    monkeypatch.setattr(check, "sums", lambda *values: "database.dump.zst is damaged")
     code, runner = do(config)
     assert code == PARTLY
-    assert "did not pass its check: local: database.dump is damaged" in runner.report.problems[-1]
+    assert "did not pass its check: local: database.dump.zst is damaged" in runner.report.problems[-1]
     assert "last_success" not in state.read(config)["set"]
 
 

@@ -164,10 +164,11 @@ def test_a_database_before_its_first_migration() -> None:
 
 
 def test_the_dump_runs_as_the_database_user(config: Config) -> None:
-    command = database.dump_command(replace(config, user="postgres"), Database(), "1-1")
+    command, packer = database.dump_commands(replace(config, user="postgres"), Database(), "1-1")
     assert command.user == "postgres"
+    assert packer.words[:2] == ["zstd", "-3"]
     assert "--username=postgres" in command.words
-    assert database.dump_file(Database()) == "database.dump"
+    assert database.dump_file(Database()) == "database.dump.zst"
 
 
 # --- redis -----------------------------------------------------------------------------------------------------------
@@ -340,14 +341,14 @@ def test_progress_is_drawn_on_terminals_only(monkeypatch: pytest.MonkeyPatch) ->
     for out in (screen, pipe):
         say = report.Report(out=out, clock=lambda: now[0])
         for size in (0, 10**6, 10**9):
-            say.progress("database.dump", size)
-            say.progress("database.dump", size)
+            say.progress("database.dump.zst", size)
+            say.progress("database.dump.zst", size)
             now[0] += 2
         say.say("done")
     assert pipe.getvalue() == "done\n"
     drawn = screen.getvalue().split("\r")
-    assert drawn[1] == "database.dump                     0 B"
-    assert drawn[3].rstrip() == "database.dump                  1.0 GB  250.0 MB/s"
+    assert drawn[1] == "database.dump.zst                 0 B"
+    assert drawn[3].rstrip() == "database.dump.zst              1.0 GB  250.0 MB/s"
     assert drawn[-1] == "done\n"
 
 

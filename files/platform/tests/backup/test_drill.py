@@ -40,7 +40,7 @@ def run(config: Config, fake: FakeHost, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(drill, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(drill_steps, "CANARY_SECONDS", 0)
     monkeypatch.setattr(drill_steps, "ask", lambda address, body=None: {"sum": 42, "execution": "77"})
-    monkeypatch.setattr(restore_tools, "feed", lambda words, stream, user: stream.close())
+    monkeypatch.setattr(restore_tools, "pour", lambda path, commands: None)
 
     def command(*words: str) -> tuple[int, dict[str, Any], str]:
         code, out, err = call("drill", *words)
@@ -68,7 +68,7 @@ def test_the_newest_physical_backup_is_proved(run: Any, fake: FakeHost, config: 
 
 
 def test_a_set_is_proved_to_the_row(run: Any, config: Config, fake: FakeHost) -> None:
-    (config.sets_dir / SET / "database.dump").write_bytes(b"PGDMP")
+    (config.sets_dir / SET / "database.dump.zst").write_bytes(b"PGDMP")
     code, record, said = run("--set", SET, "--json")
     assert code == 0, said
     assert (record["kind"], record["set"], record["data_as_of"]) == ("logical", SET, "2026-11-21T02:00:00+00:00")

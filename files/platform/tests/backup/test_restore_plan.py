@@ -231,7 +231,7 @@ def test_a_forged_set_is_refused(config: Config, fake: FakeHost) -> None:
 
 
 def test_a_set_that_failed_its_check_is_refused(config: Config, fake: FakeHost) -> None:
-    entry = verification.entry(verification.CHECKSUMS, ["database.dump is damaged"])
+    entry = verification.entry(verification.CHECKSUMS, ["database.dump.zst is damaged"])
     data = verification.document(SET, [entry], "manifest-key")
     places.write_private(config.sets_dir / SET / verification.NAME, data)
     assert "failed its check" in plan(config, fake, SET).refused[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from n8n_platform import files
 from n8n_platform.backup import restore, restore_host, restore_n8n, restore_steps, restore_tools
 from n8n_platform.backup.config import Config, Redis
 from n8n_platform.backup.errors import BackupError, UsageError
+from n8n_platform.backup.pipeline import Command
 
 from files.platform.tests.backup.restore_fakes import FakeHost
 from files.platform.tests.backup.test_restore_plan import SET, config, fake, write_set
@@ -46,7 +46,7 @@ def run(
     monkeypatch.setattr(restore, "Host", lambda layout, stanza: restore_host.Host(layout, stanza, fake))
     monkeypatch.setattr(restore_steps, "ARCHIVE_SECONDS", 0)
     loaded: list[Any] = []
-    monkeypatch.setattr(restore_tools, "feed", lambda words, stream, user: loaded.append((words, stream.read())))
+    monkeypatch.setattr(restore_tools, "pour", lambda path, commands: loaded.append((commands, path.read_bytes())))
     fake.loaded = loaded  # type: ignore[attr-defined]
 
     def command(*words: str, using: Config = config) -> tuple[int, Any, str]:
@@ -135,7 +135,7 @@ def test_a_server_that_does_not_start_says_why(run: Any, fake: FakeHost) -> None
 
 
 def test_a_whole_logical_restore_and_its_undo(run: Any, fake: FakeHost, config: Config) -> None:
-    (config.sets_dir / SET / "database.dump").write_bytes(b"PGDMP")
+    (config.sets_dir / SET / "database.dump.zst").write_bytes(b"PGDMP")
     name = begun(run, "--set", SET)
     fake.sql["datname = 'n8n'"] = "1"
     assert run("database", name)[0] == 0
@@ -152,7 +152,7 @@ def test_a_whole_logical_restore_and_its_undo(run: Any, fake: FakeHost, config: 
 
 
 def test_a_failed_logical_restore_goes_back(run: Any, fake: FakeHost, config: Config) -> None:
-    with gzip.open(config.sets_dir / SET / "database.sql.gz", "wb") as stream:
+    with (config.sets_dir / SET / "database.sql.gz").open("wb") as stream:
         stream.write(b"SELECT 1;")
     name = begun(run, "--set", SET)
     assert run("database", name, "--fail-at", "recovery")[0] == 1
@@ -162,7 +162,7 @@ def test_a_failed_logical_restore_goes_back(run: Any, fake: FakeHost, config: Co
 
 
 def test_a_set_needs_a_cluster_and_gets_one(run: Any, fake: FakeHost, config: Config) -> None:
-    (config.sets_dir / SET / "database.dump").write_bytes(b"PGDMP")
+    (config.sets_dir / SET / "database.dump.zst").write_bytes(b"PGDMP")
     fake.live = False
     name = begun(run, "--set", SET)
     assert run("database", name)[0] == 0
@@ -174,7 +174,7 @@ def test_a_set_needs_a_cluster_and_gets_one(run: Any, fake: FakeHost, config: Co
 
 
 def test_wrong_rows_fail_the_check(run: Any, fake: FakeHost, config: Config) -> None:
-    (config.sets_dir / SET / "database.dump").write_bytes(b"PGDMP")
+    (config.sets_dir / SET / "database.dump.zst").write_bytes(b"PGDMP")
     write_set(config, tables={"workflow_entity": 2})
     name = begun(run, "--set", SET)
     assert run("database", name)[0] == 0
@@ -246,11 +246,11 @@ def test_programs_of_n8n_get_secrets_by_file_and_no_way_out(fake: FakeHost) -> N
     assert "--wait" not in words
 
 
-def test_feeding_a_program(tmp_path: Path) -> None:
+def test_pouring_a_file_into_a_program(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"x")
-    restore_tools.feed(["/bin/cat"], (tmp_path / "in").open("rb"), "")
+    restore_tools.pour(tmp_path / "in", [Command(["cat"])])
     with pytest.raises(BackupError, match="sh failed"):
-        restore_tools.feed(["/bin/sh", "-c", "echo no >&2; exit 3"], (tmp_path / "in").open("rb"), "")
+        restore_tools.pour(tmp_path / "in", [Command(["cat"]), Command(["sh", "-c", "echo no >&2; exit 3"])])
 
 
 def test_rpo_is_zero_where_all_that_was_asked_for_is_there() -> None:

@@ -16,11 +16,10 @@ from typing import IO, Any
 from n8n_platform.backup import manifest, redis_dump, s3, sets, state, verification
 from n8n_platform.backup.config import Config, Database
 from n8n_platform.backup.errors import BackupError, PlaceError
-from n8n_platform.backup.pipeline import CHUNK, Command, Pipeline, output
+from n8n_platform.backup.pipeline import CHUNK, UNPACK, Command, Pipeline, output
 from n8n_platform.backup.report import Report, human_size
 
 Shelf = sets.LocalShelf | sets.S3Shelf
-UNPACK = Command(["zstd", "--decompress", "--quiet", "--stdout"])
 AGE_MAGIC = b"age-encryption.org/v1\n"
 
 
@@ -102,12 +101,14 @@ def drain(pipeline: Pipeline) -> bytes:
 
 def readable(config: Config, name: str, stream: IO[bytes]) -> str:
     """Return what is wrong with the inside of a file, empty when nothing is; programs' complaints are raised."""
-    if name == "database.dump":
+    if name.endswith(".dump.zst"):
         bin_dir = (config.database or Database()).bin_dir
         program = bin_dir / "pg_restore" if (bin_dir / "pg_restore").exists() else "pg_restore"
-        listed = output(Command([program, "--list"]), stdin=stream)
-        entries = [line for line in listed.splitlines() if line and not line.startswith(";")]
-        return "" if entries else "database.dump is empty: it names no table"
+        # As SQL to nowhere, so that every row is read.
+        with Pipeline([UNPACK, Command([program, "--file=-"])], stdin=stream) as pipeline:
+            tables = sum(chunk.count(b"CREATE TABLE") for chunk in pipeline.chunks())
+            pipeline.finish()
+        return "" if tables else f"{name} is empty: it makes no table"
     if name.endswith(".sql.gz"):
         output(Command(["gzip", "--test"]), stdin=stream)
     elif name.endswith(".rdb.zst"):

@@ -122,20 +122,17 @@ class Snapshot(Schema):
 
 def dump_file(settings: Database) -> str:
     """Return the name of the dump in a set."""
-    return "database.dump" if settings.compression == "zstd" else "database.sql.gz"
+    return "database.dump.zst" if settings.compression == "zstd" else "database.sql.gz"
 
 
-def dump_command(config: Config, settings: Database, snapshot: str) -> Command:
-    """Return the program that dumps what the snapshot sees."""
-    form = (
-        ["--format=custom", f"--compress=zstd:{settings.level}"]
-        if settings.compression == "zstd"
-        else ["--format=plain", f"--compress={settings.level}"]
-    )
-    return Command(
+def dump_commands(config: Config, settings: Database, snapshot: str) -> list[Command]:
+    """Return the programs that dump what the snapshot sees. Compression has a process, and so a core, of its own."""
+    zstd = settings.compression == "zstd"
+    dump = Command(
         [
             settings.bin_dir / "pg_dump",
-            *form,
+            "--format=custom" if zstd else "--format=plain",
+            "--compress=none",
             f"--snapshot={snapshot}",
             f"--lock-wait-timeout={LOCK_SECONDS}s",
             "--no-password",
@@ -146,6 +143,7 @@ def dump_command(config: Config, settings: Database, snapshot: str) -> Command:
         ],
         user=config.user,
     )
+    return [dump, Command(["zstd" if zstd else "gzip", f"-{settings.level}", "--quiet", "--stdout"])]
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def make_database(making: Making) -> None:
         making.pipe(
             database.dump_file(settings),
             "database",
-            [database.dump_command(config, settings, snapshot.id)],
+            database.dump_commands(config, settings, snapshot.id),
             expected=size,
         )
         try:

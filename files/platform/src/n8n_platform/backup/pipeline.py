@@ -46,6 +46,9 @@ class Command:
         return Path(self.words[0]).name
 
 
+UNPACK = Command(["zstd", "--decompress", "--quiet", "--stdout"])
+
+
 def start(command: Command, stdin: Any, stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
     """Start a program with a small, known environment; raise :class:`UnusableError` when it is not there."""
     account = switch_to(command.user)

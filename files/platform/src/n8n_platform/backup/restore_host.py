@@ -321,7 +321,7 @@ class Host:
         return {name.strip(): value.strip() for name, value in pairs}
 
     def system(self) -> str:
-        """Return the identifier PostgreSQL gave the cluster when it was made, which copies of it share; empty without one."""
+        """Return the identifier that PostgreSQL gave the cluster and its copies share; empty without one."""
         return self.control().get("Database system identifier", "")
 
     # --- safety copies -------------------------------------------------------------------------------------------

@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +12,8 @@ from typing import Any
 
 from n8n_platform.backup import restore_host
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.identity import switch_to
-from n8n_platform.backup.pipeline import Command
+from n8n_platform.backup.pipeline import UNPACK, Command, Pipeline
 from n8n_platform.backup.restore_host import until
 
 TERMINATE_SECONDS = 60
@@ -77,29 +72,24 @@ def measured_rpo(values: dict[str, Any]) -> float | None:
 def load(folder: Path, postgres: restore_host.Postgres, socket: Path, port: int, account: str = "postgres") -> None:
     """Load the dump of a set into n8n's empty database, everything owned by n8n's role."""
     connection = ["-h", str(socket), "-p", str(port), "-U", "postgres", "-d", postgres.database]
-    dump = folder / "database.dump"
+    dump = folder / "database.dump.zst"
     if dump.exists():
         words = [str(postgres.bin_dir / "pg_restore"), "--exit-on-error", "--no-owner", f"--role={postgres.user}"]
-        # As standard input: the server's account cannot enter the directory of sets.
-        feed(words + connection, dump.open("rb"), account)
-        return
-    words = [str(postgres.bin_dir / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
-    feed(words + connection, gzip.GzipFile(folder / "database.sql.gz"), account)
+        opening = UNPACK
+    else:
+        dump = folder / "database.sql.gz"
+        words = [str(postgres.bin_dir / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+        opening = Command(["gzip", "--decompress", "--stdout"])
+    pour(dump, [opening, Command(words + connection, user=account)])
 
 
-def feed(words: list[str], stream: Any, user: str) -> None:
-    """Run a program with a file as its input; raise :class:`BackupError` when it fails."""
-    account = switch_to(user)
-    switch: dict[str, Any] = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-    with stream:
-        process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/", **switch
-        )
-        with contextlib.suppress(BrokenPipeError):
-            shutil.copyfileobj(stream, process.stdin or stream, 1024 * 1024)
-        _, said = process.communicate()
-    if process.returncode:
-        raise BackupError(f"{Path(words[0]).name} failed: {said.decode(errors='replace').strip()[-500:]}")
+def pour(path: Path, commands: list[Command]) -> None:
+    """Run programs in a pipe with a file as their input; raise :class:`BackupError` when one fails."""
+    # As standard input: the server's account cannot enter the directory of sets.
+    with path.open("rb") as stream, Pipeline(commands, stdin=stream) as pipeline:
+        for _ in pipeline.chunks():
+            pass
+        pipeline.finish()
 
 
 def amcheck(

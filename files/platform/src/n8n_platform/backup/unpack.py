@@ -9,7 +9,7 @@ from pathlib import Path
 from n8n_platform.backup import check, manifest, sets
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import BackupError, PlaceError, UsageError
-from n8n_platform.backup.pipeline import Command, Pipeline
+from n8n_platform.backup.pipeline import UNPACK, Command, Pipeline
 from n8n_platform.backup.report import Report
 
 # The archives of a part that hold files of the host; exports are for n8n's own import commands.
@@ -77,7 +77,7 @@ def extract(
     for file in files:
         opening = [Command(["age", "--decrypt", "--identity", identity])] if identity and file.name in locked else []
         words = ["tar", "--extract", "--file=-", "--preserve-permissions", "--verbose", f"--directory={target}"]
-        commands = [*opening, check.UNPACK, Command([*words, "--numeric-owner"] if numeric_owner else words)]
+        commands = [*opening, UNPACK, Command([*words, "--numeric-owner"] if numeric_owner else words)]
         count = 0
         with check.opened(shelf, set_id, file.name) as stream, Pipeline(commands, stdin=stream) as pipeline:
             for chunk in pipeline.chunks():
