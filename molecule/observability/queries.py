@@ -65,18 +65,18 @@ def source_of(*holders: Mapping[str, Any]) -> str:
 
 
 def values_of(page: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
-    """Return a value for each variable of a page: the given one, its own, or everything."""
+    """Return a value for each variable of a page: what a person would type (given), its own, or everything."""
     found = dict(BUILT_IN)
     for variable in page.get("templating", {}).get("list", []):
         name, kind = variable["name"], variable["type"]
         current = (variable.get("current") or {}).get("value", "")
         if isinstance(current, list):
             current = "|".join(current)
-        if name in given:
-            found[name] = given[name]
+        if kind == "textbox":
+            found[name] = given.get(name, str(current))
         elif kind == "constant":
             found[name] = str(variable.get("query", ""))
-        elif kind in ("custom", "interval", "textbox") and current and current != "$__all":
+        elif kind in ("custom", "interval") and current and current != "$__all":
             found[name] = str(current)
         else:
             found[name] = str(variable.get("allValue") or ".*")

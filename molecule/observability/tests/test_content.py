@@ -18,12 +18,7 @@ from molecule.observability.tests.empty import EMPTY_PANELS, MISSING_METRICS
 @pytest.fixture(scope="module")
 def asked(stack: Stack, runs: Runs) -> dict[Query, tuple[int, str, bool]]:
     """Return each query of all pages with status, answer and whether there was anything in it."""
-    given = {
-        **{name: str(runs.good[-1]) for name in ("execution", "execution_id")},
-        "instance": ".*",
-        "environment": ".*",
-        "search": "",
-    }
+    given = {"execution": str(runs.good[-1]), "workflow": "Observability good", "search": ""}
     todo = queries.of_pages(given)
     now = int(stack.run("date +%s"))
     questions: list[tuple[str, dict[str, object]]] = []
@@ -46,7 +41,7 @@ def jaeger(query: Query) -> dict[str, str]:
     """Return what Jaeger is asked for a target of a panel; its tags are written as key=value."""
     fields = {key: value for key, value in query.fields if key in ("service", "operation") and value != ".*"}
     tags = dict(query.fields).get("tags", "")
-    pairs = dict(re.findall(r'([\w.]+)="?([^\s"]+)', tags))
+    pairs = {key: quoted or plain for key, quoted, plain in re.findall(r'([\w.]+)=(?:"([^"]*)"|(\S+))', tags)}
     return {"service": "n8n", **fields, **({"tags": json.dumps(pairs)} if pairs else {})}
 
 
