@@ -69,6 +69,11 @@ test: setup engine ## Run everything: lint, unit tests and scenarios (ROLE=name 
 docs: setup ## Write docs/reference/ from argument_specs, defaults and modules
 	@$(BIN)/python scripts/docs.py
 
+.PHONY: dashboards
+dashboards: setup ## Write files/dashboards/ and files/alerts/slo.yml from their tables
+	@$(BIN)/python -m scripts.dashboards
+	@$(BIN)/python scripts/slo.py
+
 .PHONY: bench
 bench: setup engine ## Measure and write bench/results/
 	@$(BIN)/python tests/bench/run.py

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.policy.repository import ROOT, load, report
+from tests.policy.repository import ROOT, load, report, repository_files, text
 from tests.policy.test_repository import anchors
 
 RULES = sorted((ROOT / "files" / "alerts").glob("*.yml"))
@@ -40,6 +40,9 @@ def words(rule: dict[str, Any]) -> list[str]:
         problems.append("its summary has no number")
     if not notes.get("description", "").endswith("."):
         problems.append("its description is no sentence")
+    dashboard = notes.get("dashboard", "")
+    if not (ROOT / "files" / "dashboards" / f"{dashboard.removeprefix('n8n-platform-')}.json").is_file():
+        problems.append(f"there is no dashboard {dashboard!r}")
     return problems
 
 
@@ -98,4 +101,16 @@ def test_runbooks_name_alerts_that_exist() -> None:
     for page in sorted((ROOT / "docs" / "runbooks").glob("*.md")):
         for name in set(re.findall(r"\bN8n[A-Z]\w+", page.read_text(encoding="utf-8"))) - names:
             problems.append(f"{page.name}: there is no alert {name}")
+    report(problems)
+
+
+def test_runbooks_name_variables_that_exist() -> None:
+    """Names of variables, groups, secrets and metrics in the pages occur in what they are about."""
+    roles = "|".join(path.name for path in (ROOT / "roles").iterdir() if path.is_dir() and path.name[0] != "_")
+    folders = ("roles/", "playbooks/", "files/", "plugins/", "tests/expositions/")
+    known = {word for name in repository_files() if name.startswith(folders) for word in re.findall(r"\w+", text(name))}
+    problems = []
+    for page in sorted((ROOT / "docs" / "runbooks").glob("*.md")):
+        for name in set(re.findall(rf"`((?:{roles}|platform)_[a-z0-9_]+)`", page.read_text(encoding="utf-8"))) - known:
+            problems.append(f"{page.name}: there is no {name}")
     report(problems)
