@@ -219,7 +219,7 @@ def test_the_unit_would_run_in_a_tight_sandbox(host: Any) -> None:
         systemd-analyze security --no-pager --offline=true --root=$root grafana-server.service
     """
     rated = host.check_output("sh -c %s sh %s", script, VENDOR_UNIT)
-    assert float(rated.rsplit(":", 1)[1].split()[0]) <= 2.0, rated[-3000:]
+    assert float(rated.rsplit("grafana-server.service:", 1)[1].split()[0]) <= 2.0, rated[-3000:]
 
 
 def test_without_the_package_the_play_says_so_and_starts_nothing(host: Any, converge: Callable[..., Any]) -> None:
@@ -251,7 +251,7 @@ def test_a_key_of_somebody_else_is_refused(host: Any, converge: Callable[..., An
 def test_a_signed_repository_is_accepted(host: Any, play: Callable[..., Any], repository: dict[str, Any]) -> None:
     first = play("repository.yml", **repository)
     assert first.returncode == 0, first.stdout[-3000:]
-    assert "file:/srv/repository stable" in host.check_output("apt-cache policy")
+    assert "_srv_repository_dists_stable_InRelease" in host.check_output("ls /var/lib/apt/lists")
     again = play("repository.yml", **repository)
     assert "changed=0" in again.stdout, again.stdout[-3000:]
 
