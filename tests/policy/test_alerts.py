@@ -94,6 +94,13 @@ def test_alerts_have_names_of_their_own() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_every_runbook_is_listed() -> None:
+    pages = {page.name for page in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"}
+    assert pages == set(
+        re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "runbooks" / "README.md").read_text(encoding="utf-8"))
+    )
+
+
 def test_runbooks_name_alerts_that_exist() -> None:
     """An alert that was renamed leaves no trace in the pages; those of expectations are made by a filter."""
     names = {rule["alert"] for path in RULES for rule in alerts(path)} | {"N8nWorkflowOverdue"}
