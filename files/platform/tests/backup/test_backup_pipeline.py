@@ -84,7 +84,7 @@ def test_one_program() -> None:
     assert output(shell("cat; echo out")) == "out\n"
     assert output(shell("exit 7"), accept=lambda code: code == 7) == ""
     with pytest.raises(BackupError, match="on output"):
-        output(shell("echo on output; exit 1"))
+        output(shell("echo on output; echo a warning >&2; exit 1"))
     with pytest.raises(BackupError, match=r"did not end within 0.1 s and was stopped"):
         output(shell("exec tail -f /dev/null"), timeout=0.1)
 

@@ -195,6 +195,7 @@ def output(
             if process.stdout is not None:
                 process.stdout.close()
         if process.returncode and not (accept and accept(process.returncode)):
-            said = tail(complaints) or printed[-COMPLAINTS:].decode(errors="replace").strip()
+            # Some say why where others print results.
+            said = "\n".join(filter(None, (printed[-COMPLAINTS:].decode(errors="replace").strip(), tail(complaints))))
             raise BackupError(failure(command.name, process.returncode, said))
         return printed.decode(errors="replace")
