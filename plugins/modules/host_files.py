@@ -90,7 +90,8 @@ class Host:
             code, out, err = self.module.run_command(command)
         if code:
             self.module.fail_json(
-                msg=f"{entry['path']} was refused by `{entry['validate']}`, nothing was changed: {(err or out).strip()}"
+                # Some say what is wrong on one stream and that something is wrong on the other.
+                msg=f"{entry['path']} was refused by `{entry['validate']}`, nothing was changed: {(err + out).strip()}"
             )
 
     def attributes(self, path: Path, entry: dict[str, Any], default_mode: str) -> None:

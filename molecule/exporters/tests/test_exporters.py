@@ -132,7 +132,7 @@ def test_redis_is_measured(host: Any, instance: str) -> None:
     [
         "GET shop:x",
         "SET shop:x 1",
-        "KEYS *",
+        "KEYS x",
         "FLUSHALL",
         "CONFIG SET maxmemory 1",
         "ACL LIST",
