@@ -69,7 +69,7 @@ def test_a_worker_runs_the_workflow_and_the_runner_its_code(host: Any) -> None:
     assert answer["hash"] == hashlib.sha256(b"hello").hexdigest()
     assert answer["fs"].startswith("refused"), "only the modules of n8n_code_builtin_modules may be required"
     assert answer["process"] == "undefined"
-    log = f'grep -l \'"executionId":"{answer["execution"]}"\' /data/n8n/worker-*/events*.log'
+    log = f'grep -l \'"executionId":"{answer["execution"]}"\' /var/log/n8n/worker-*/events*.log'
     assert "worker-" in eventually(host, log)
     assert sql(host, f"SELECT status, mode FROM execution_entity WHERE id = {answer['execution']}") == "success|webhook"
 
@@ -87,7 +87,9 @@ def test_every_worker_gets_work(host: Any) -> None:
     query = f"SELECT count(*) FROM execution_entity WHERE status = 'success' AND id > {before}"
     eventually(host, f'[ "$(runuser -u postgres -- psql -d n8n -tAc "{query}")" = 24 ]')
     for worker in (1, 2):
-        done = int(host.check_output("bash -c %s", f"grep -c n8n.node.finished /data/n8n/worker-{worker}/events.log"))
+        done = int(
+            host.check_output("bash -c %s", f"grep -c n8n.node.finished /var/log/n8n/worker-{worker}/events.log")
+        )
         assert done > 5, f"worker {worker} finished {done} nodes of 24 executions"
 
 

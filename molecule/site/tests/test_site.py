@@ -132,7 +132,7 @@ def test_every_worker_gets_work(host: Any, proof: dict[str, Any], ask: Callable[
     )
     host.check_output("bash -c %s", script)
     for worker in range(1, 6):
-        assert host.run("grep -q n8n.node.finished /var/lib/n8n/worker-%s/events.log", str(worker)).rc == 0, worker
+        assert host.run("grep -q n8n.node.finished /var/log/n8n/worker-%s/events.log", str(worker)).rc == 0, worker
 
 
 def test_only_https_is_open_to_others(listeners: Callable[[], set[tuple[str, int]]], address: str) -> None:
