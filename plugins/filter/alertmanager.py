@@ -30,7 +30,9 @@ INHIBITIONS: list[dict[str, Any]] = [
     # All processes of a kind are gone: nobody needs to hear of each.
     {
         "source_matchers": ['alertname=~"N8nMainDown|N8nWebhooksDown|N8nWorkersDown"'],
-        "target_matchers": ['alertname=~"N8nProcessDown|N8nQueueStalled|N8nTraefikServerDown|N8nProbeFails"'],
+        "target_matchers": [
+            'alertname=~"N8nProcessDown|N8nQueueStalled|N8nTraefikServerDown|N8nEntranceDown|N8nNotReady"',
+        ],
         "equal": ["environment"],
     },
     # Somebody has been called already.

@@ -101,13 +101,14 @@ def test_every_runbook_is_listed() -> None:
     )
 
 
-def test_runbooks_name_alerts_that_exist() -> None:
-    """An alert that was renamed leaves no trace in the pages; those of expectations are made by a filter."""
+def test_alerts_that_are_named_exist() -> None:
+    """An alert that was renamed leaves no trace in pages and inhibitions; that of expectations is made by a filter."""
     names = {rule["alert"] for path in RULES for rule in alerts(path)} | {"N8nWorkflowOverdue"}
     problems = []
-    for page in sorted((ROOT / "docs" / "runbooks").glob("*.md")):
-        for name in set(re.findall(r"\bN8n[A-Z]\w+", page.read_text(encoding="utf-8"))) - names:
-            problems.append(f"{page.name}: there is no alert {name}")
+    for file in repository_files():
+        if re.match(r"docs/|plugins/|roles/|playbooks/", file):
+            found = re.findall(r"\bN8n[A-Z][a-z]+[A-Z]\w+", text(file))
+            problems += [f"{file}: there is no alert {name}" for name in set(found) - names]
     report(problems)
 
 
