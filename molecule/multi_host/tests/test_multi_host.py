@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,19 @@ def test_each_host_is_backed_up_to_the_store(hosts: dict[str, Any], name: str) -
     assert found["problems"] == []
     assert found["newest"]["complete"]
     assert found["newest"]["in_s3"]
+
+
+def test_the_data_comes_back_where_n8n_and_the_database_are_apart(
+    hosts: dict[str, Any], play: Callable[..., Any], tmp_path: Path
+) -> None:
+    ask = "cd / && runuser -u postgres -- psql -XAtq -d n8n -c %s"
+    before = hosts["data"].check_output(ask, "SELECT count(*) FROM execution_entity WHERE status = 'success'")
+    settings = {"platform_n8n_webhooks": 1, "platform_n8n_workers": 1}
+    done = play(ROOT / "playbooks/restore.yml", restore_set="latest", confirm=HOSTS["data"], **settings)
+    assert done.returncode == 0, done.stdout[-6000:]
+    after = hosts["data"].check_output(ask, "SELECT count(*) FROM execution_entity WHERE status = 'success'")
+    # The check of the restore ran one more.
+    assert int(after) >= int(before)
+    assert hosts["data"].check_output(ask, "SELECT timeline_id > 1 FROM pg_control_checkpoint()") == "t"
+    again = play(ROOT / "playbooks/verify.yml", verify_report=str(tmp_path / "report.json"), **settings)
+    assert again.returncode == 0, again.stdout[-4000:]
