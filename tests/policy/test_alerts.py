@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plugins.filter.monitoring import workflow_rules
 from tests.policy.repository import ROOT, load, report, repository_files, text
 from tests.policy.test_repository import anchors
 
@@ -87,6 +88,15 @@ def test_alerts_are_tested(path: Path) -> None:
     ]
     problems += [f"{name}: is tested and does not exist" for name in set(tested) - set(wanted)]
     report(problems)
+
+
+def test_the_alert_of_expectations_is_tested() -> None:
+    """What promtool tests is what the filter makes of expectations."""
+    made = workflow_rules(
+        [{"workflow": "Invoices", "every": "1h"}, {"workflow": "wf02", "every": "1d", "severity": "ticket"}]
+    )
+    assert load(TESTS / "rules" / "workflow-expectations.yml") == made
+    assert runbook(made["groups"][0]["rules"][0]) == []
 
 
 def test_alerts_have_names_of_their_own() -> None:
