@@ -233,7 +233,7 @@ STATE = Row(
 
 DASHBOARD = Dashboard(
     "home",
-    "n8n platform",
+    "Home",
     "Whether automations do their work, what users see, which goals are in danger, and what changed.",
     (RUN, VISITORS, GOALS, STATE),
     annotations=SHARED,

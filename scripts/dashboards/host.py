@@ -275,7 +275,7 @@ DISKS = Row(
 
 DASHBOARD = Dashboard(
     "host",
-    "Hosts",
+    "Host",
     "What hosts have, and what each unit uses of it.",
     (STATE, USE, UNITS, DISKS),
     (
