@@ -154,7 +154,7 @@ def recordings() -> list[dict[str, Any]]:
     long = [{"record": f"slo:sli_error:ratio_rate{w}", "expr": _ratio(w)} for w in ("1d", "3d", PERIOD)]
     left = f"1 - slo:sli_error:ratio_rate{PERIOD} / on (slo) (1 - slo:objective:ratio)"
     return [
-        {"name": "n8n-slo", "rules": base + short},
+        {"name": "n8n-slo", "interval": "30s", "rules": base + short},
         {
             "name": "n8n-slo-long",
             "interval": "2m",

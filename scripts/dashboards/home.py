@@ -15,6 +15,12 @@ TIMES = "traefik_router_request_duration_seconds_bucket"
 EDITOR = 'router=~"(api|editor|login|public)@file",protocol="http"'
 HOOKS = 'router="hooks@file",protocol="http"'
 
+RUNBOOKS = {
+    "title": "Runbooks",
+    "url": "https://github.com/dealscale/n8n_platform/blob/main/docs/runbooks/README.md",
+    "targetBlank": True,
+}
+
 RUN = Row(
     "Do the automations run?",
     (
@@ -205,6 +211,7 @@ STATE = Row(
                 "process": "Process",
             },
             12,
+            links={"Alert": (RUNBOOKS,), "Host": (to("host", "Host", "&var-instance=${__value.text}"),)},
         ),
         states("What answers", "Every target of Prometheus over time, by job.", "min by (job) (up)", "{{job}}", 12, 9),
         words(

@@ -197,7 +197,7 @@ HEALTH = Row(
             (("sum by (reason) (rate(loki_discarded_samples_total[$__rate_interval]))", "{{reason}}"),),
             "cps",
             12,
-            links=(to("host", "Hosts"),),
+            links=(to("host", "Host", "&var-instance=${__field.labels.instance}"),),
         ),
     ),
 )

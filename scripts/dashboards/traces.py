@@ -157,7 +157,7 @@ HEALTH = Row(
                 (f"sum by (instance) (rate(otelcol_exporter_sent_spans_total[{RATE}]))", "out {{instance}}"),
             ),
             "cps",
-            links=(to("host", "Hosts"),),
+            links=(to("host", "Host", "&var-instance=${__field.labels.instance}"),),
         ),
         graph(
             "Lost and refused",

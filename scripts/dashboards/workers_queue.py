@@ -130,7 +130,7 @@ PROCESSES = Row(
             "Memory of each process without its runner. systemd ends it at its unit's limit.",
             ((f"n8n_process_resident_memory_bytes{WHERE}", EACH),),
             "bytes",
-            links=(to("host", "Host"),),
+            links=(to("host", "Host", "&var-instance=${__field.labels.instance}"),),
         ),
         graph(
             "Event loop, 99 %",
