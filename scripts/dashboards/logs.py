@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from scripts.dashboards.model import Dashboard, Row, Text, Variable, above
-from scripts.dashboards.panels import SHARED, graph, log_lines, number, to
+from scripts.dashboards.panels import SHARED, graph, log_lines, number
 
 STREAM = '{service_name=~"$service",host_name=~"$host"}'
 FOUND = f"{STREAM} |~ `$search`"
@@ -197,7 +197,6 @@ HEALTH = Row(
             (("sum by (reason) (rate(loki_discarded_samples_total[$__rate_interval]))", "{{reason}}"),),
             "cps",
             12,
-            links=(to("host", "Host", "&var-instance=${__field.labels.instance}"),),
         ),
     ),
 )
