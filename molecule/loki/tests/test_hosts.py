@@ -40,18 +40,24 @@ def test_lines_of_another_host_arrive_under_its_name(other: Any, logs: Any) -> N
     assert row["labels"]["host_name"] == "n8n-platform-loki-other"
 
 
-def test_traces_of_another_host_arrive(other: Any, address: str) -> None:
+def send(host: Any) -> str:
+    """Send a trace of one span to the collector of a host and return its id."""
     trace, now = secrets.token_hex(16), time.time_ns()
     times = {"startTimeUnixNano": str(now - 10**8), "endTimeUnixNano": str(now)}
     span = {"traceId": trace, "spanId": secrets.token_hex(8), "name": "workflow.execute", "kind": 1, **times}
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "n8n"}}]}
-    body = json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]})
-    other.check_output(
-        f"curl --silent --fail -H 'Content-Type: application/json' --data {shlex.quote(body)} http://127.0.0.1:4318/v1/traces"
-    )
-    found = json.loads(other.check_output(f"{PROGRAM} traces https://{address}:16686 1 20 {trace}"))
-    tags = {tag["key"]: tag["value"] for tag in found[trace][0]["process"]["tags"]}
-    assert tags["host.name"] == "n8n-platform-loki-other"
+    body = shlex.quote(json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": [span]}]}]}))
+    address = "http://127.0.0.1:4318/v1/traces"
+    host.check_output(f"curl --silent --fail -H 'Content-Type: application/json' --data {body} {address}")
+    return trace
+
+
+def test_traces_of_both_hosts_arrive(store: Any, other: Any, address: str) -> None:
+    for host, name in ((store, "n8n-platform-loki"), (other, "n8n-platform-loki-other")):
+        trace = send(host)
+        found = json.loads(other.check_output(f"{PROGRAM} traces https://{address}:16686 1 20 {trace}"))
+        tags = {tag["key"]: tag["value"] for tag in found[trace][0]["process"]["tags"]}
+        assert tags["host.name"] == name
 
 
 @pytest.mark.parametrize(("port", "path"), [(3100, "/ready"), (16686, "/api/services"), (4418, "/v1/traces")])
