@@ -25,6 +25,8 @@ PROMETHEUS = f"http://127.0.0.1:{PORTS['prometheus']}/api/v1"
 ALERTMANAGER = f"http://127.0.0.1:{PORTS['alertmanager']}/api/v2"
 LOKI = f"http://127.0.0.1:{PORTS['loki']}/loki/api/v1"
 JAEGER = f"http://127.0.0.1:{PORTS['jaeger_query']}/api"
+# journald takes an interval of 0 for "as usual", so lines are not thinned out by a limit that nothing reaches.
+UNLIMITED = "-p LogRateLimitIntervalSec=1s -p LogRateLimitBurst=1000000000"
 WORKFLOWS = ("obsGood000000001", "obsBad0000000001", "obsSlow000000001")
 PLANTED = "Pl4nted" + "Zq8vK3xW7mT1"
 __all__ = ["PLANTED", "Stack", "until"]
@@ -153,7 +155,7 @@ class Stack(Platform):
             f"    print('{prefix} %08d of a unit that writes what a person reads' % i, flush={every > 0})\n"
             f"    time.sleep({every}) if {every} else None\n"
         )
-        self.run(f'systemd-run --quiet --collect -p LogRateLimitIntervalSec=0 --unit={unit} python3 -c "{code}"')
+        self.run(f'systemd-run --quiet --collect {UNLIMITED} --unit={unit} python3 -c "{code}"')
 
     def memory_peaks(self, *units: str) -> dict[str, tuple[float, int]]:
         """Return the share of its limit each unit's process ever held in memory, and how often it was restarted."""
