@@ -104,6 +104,15 @@ GOALS = (
         alert="N8nExecutions",
         minimum=20,
     ),
+    # A request that no workflow answers: its time is the platform's own, from the edge to the database and back.
+    Goal(
+        name="platform-overhead",
+        objective=0.95,
+        errors='sum(probe_duration_seconds{job="blackbox",probe="webhook"} > bool 0.15)',
+        total='count(probe_duration_seconds{job="blackbox",probe="webhook"})',
+        what="of requests without a workflow took more than 150 ms",
+        means="N8nPlatformOverheadHigh tells of time lost within executions.",
+    ),
     Goal(
         name="backup-freshness",
         objective=0.99,
