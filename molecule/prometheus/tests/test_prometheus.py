@@ -159,7 +159,8 @@ def test_an_alert_reaches_alertmanager(watch: Any) -> None:
 
 
 def test_a_workflow_that_did_not_run_is_noticed(watch: Any) -> None:
-    found = until(watch, 'ALERTS{alertname="N8nWorkflowOverdue"}')
+    # Its rules are worked out once a minute.
+    found = until(watch, 'ALERTS{alertname="N8nWorkflowOverdue"}', seconds=150)
     assert [one["metric"]["workflow"] for one in found] == ["Nightly invoices"]
 
 
