@@ -45,9 +45,8 @@ def scenario_job(name: str, after: str = "") -> Job:
 
 def plan(names: list[str], known: list[str], times: dict[str, float]) -> list[Job]:
     """Return the jobs in the order they should start: checks, then scenarios, the longest first, those alone last."""
-    wanted = names or [name for name in known if name not in scenarios.ON_REQUEST]
     ordered = sorted(
-        (name for name in dict.fromkeys(wanted) if name in known),
+        (name for name in dict.fromkeys(names or known) if name in known),
         key=lambda name: (name in scenarios.EXCLUSIVE, -scenarios.expected_seconds(name, times)),
     )
     if names:
@@ -78,8 +77,6 @@ def main(names: list[str]) -> int:
     if any(job.scenario for job in planned):
         scenarios.make_network()
     say(f"{len(planned)} jobs; their output goes to {jobs.LOGS.relative_to(scenarios.ROOT)}/")
-    if left_out := sorted(set(known) & scenarios.ON_REQUEST) if not names else []:
-        say(f"left out, because they are long: {', '.join(left_out)} (make test ROLE='{' '.join(left_out)}')")
     scheduler = Scheduler(planned, say, int(scenarios.available_memory_mb() * MEMORY_SHARE))
     try:
         results = scheduler.run()

@@ -21,17 +21,24 @@ NETWORK = "n8n-platform"
 
 # Memory the hosts of a scenario use at their peak, MiB; the others stay below DEFAULT_MEMORY_MB.
 DEFAULT_MEMORY_MB = 1500
-MEMORY_MB = {"n8n": 4000, "site": 5000, "faults": 6000, "multi_host": 7000, "restore": 5000, "disaster": 4500}
+MEMORY_MB = {
+    "n8n": 4000,
+    "site": 5000,
+    "faults": 6000,
+    "multi_host": 7000,
+    "restore": 5000,
+    "disaster": 4500,
+    "observability": 6000,
+}
 # These measure time or load the machine: nothing else runs beside them.
 EXCLUSIVE = {"faults"}
-# Long ones that run only when they are named: make test ROLE=name.
-ON_REQUEST = {"disaster"}
 # Seconds a scenario is believed to take before the first measurement; only the order depends on it.
 GUESSED_SECONDS = {
     "multi_host": 900.0,
     "backup": 300.0,
     "restore": 900.0,
     "disaster": 900.0,
+    "observability": 900.0,
     "prometheus": 240.0,
     "site": 800.0,
     "n8n": 600.0,

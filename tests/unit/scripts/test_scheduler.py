@@ -157,13 +157,6 @@ def test_times_are_remembered_and_order_the_next_run() -> None:
     assert planned[-1].exclusive
 
 
-def test_long_scenarios_run_only_when_they_are_named() -> None:
-    known = ["pki", *scenarios.ON_REQUEST]
-    assert [step.name for step in runner.plan([], known, {}) if step.scenario] == ["pki"]
-    name = next(iter(scenarios.ON_REQUEST))
-    assert [step.name for step in runner.plan([name], known, {})] == [name]
-
-
 def test_named_jobs_only() -> None:
     planned = runner.plan(["redis", "lint", "redis"], ["pki", "redis"], {})
     assert [step.name for step in planned] == ["lint", "redis"]
