@@ -196,6 +196,9 @@ def _job(job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             {"source_labels": ["__address__"], "target_label": "__param_target"},
             {"target_label": "__address__", "replacement": f"127.0.0.1:{port}"},
         ]
+    if settings["dropped"].get(job):
+        dropped = {"source_labels": ["__name__"], "regex": settings["dropped"][job], "action": "drop"}
+        config["metric_relabel_configs"] = [dropped, *config.get("metric_relabel_configs", [])]
     return config
 
 
@@ -219,7 +222,7 @@ def prometheus_config(jobs: Iterable[str], settings: Mapping[str, Any]) -> dict[
 
     ``settings`` holds ``multi_host``, ``ports``, ``user``, ``targets_dir``, ``rules_dir``, ``environment``,
     ``scrape_interval``, ``evaluation_interval``, ``external_labels``, ``alertmanager_urls``,
-    ``extra_scrape_configs`` and ``remote_write``.
+    ``extra_scrape_configs``, ``remote_write`` and ``dropped`` (names of series that are not kept, by job).
 
     Example: ``{{ targets.keys() | dealscale.n8n_platform.prometheus_config(settings) }}``
     """

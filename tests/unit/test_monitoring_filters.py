@@ -59,6 +59,7 @@ def settings(**others: Any) -> dict[str, Any]:
         "alertmanager_urls": ["https://10.0.0.1:9093"],
         "extra_scrape_configs": [],
         "remote_write": [],
+        "dropped": {"redis": "redis_x.*", "process": "namedprocess_y"},
         **others,
     }
 
@@ -146,6 +147,9 @@ def test_one_host_needs_no_tls() -> None:
     )
     assert all("scheme" not in one for one in config["scrape_configs"])
     assert job(config, "redis")["metrics_path"] == "/scrape"
+    dropped = {"source_labels": ["__name__"], "regex": "redis_x.*", "action": "drop"}
+    assert job(config, "redis")["metric_relabel_configs"] == [dropped]
+    assert len(job(prometheus_config(["process"], single()), "process")["metric_relabel_configs"]) == 4
     assert job(config, "spanmetrics")["honor_labels"] is True
     manager = config["alerting"]["alertmanagers"][0]
     assert manager == {"scheme": "http", "static_configs": [{"targets": ["127.0.0.1:9093"]}], "path_prefix": "/am/"}
