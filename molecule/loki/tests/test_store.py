@@ -68,6 +68,14 @@ def test_each_class_is_kept_for_its_own_time(store: Any, address: str) -> None:
     assert told["compactor"]["retention_enabled"]
 
 
+def test_loki_takes_the_settings_of_a_bucket(converge: Callable[..., Any]) -> None:
+    bucket = {"loki_s3_endpoint": "s3.example:443", "loki_s3_access_key": "key", "loki_s3_secret": "not-so-secret"}
+    result = converge("--limit", "n8n-platform-loki", "--check", "--diff", loki_store="s3", **bucket)
+    assert result.returncode == 0, result.stdout
+    assert "+        bucket_name: n8n-logs-test" in result.stdout
+    assert "not-so-secret" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
