@@ -86,6 +86,11 @@ class Stack(Platform):
         found = self.metric(query)
         return float(found[0]["value"]) if found else 0.0
 
+    def executions(self) -> dict[tuple[str, str], float]:
+        """Return how many executions ended, by workflow and status."""
+        query = "sum by (workflow_id, status) (n8n_workflow_execution_duration_seconds_count)"
+        return {(series.get("workflow_id", ""), series["status"]): series["value"] for series in self.metric(query)}
+
     def lines(self, query: str, limit: int = 5000, since: float = 3600) -> list[str]:
         """Return the lines of a LogQL query, newest first."""
         return [line for _, line in self.entries(query, limit, since)]
