@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Serve until the end."""
     Handler.directory = Path(sys.argv[2])
-    Handler.directory.mkdir(exist_ok=True)
+    Handler.directory.mkdir(parents=True, exist_ok=True)
     ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
