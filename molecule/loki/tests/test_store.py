@@ -59,20 +59,32 @@ def test_nobody_deletes_lines(store: Any, address: str) -> None:
 
 
 def test_each_class_is_kept_for_its_own_time(store: Any, address: str) -> None:
-    # What Loki itself says it will do: its compactor begins ten minutes after a start.
     told = yaml.safe_load(store.check_output(f"curl --silent {CERTIFICATE} https://{address}:3100/config"))
     limits = told["limits_config"]
     assert limits["retention_period"] == "6d"
     periods = {rule["selector"]: rule["period"] for rule in limits["retention_stream"]}
-    assert periods == {'{service_name="n8n-audit"}': "12w6d", '{service_name="traefik-access"}': "1d"}
+    assert periods == {'{service_name="n8n-audit"}': "90d", '{service_name="traefik-access"}': "1d"}
     assert told["compactor"]["retention_enabled"]
+
+
+def test_what_is_too_old_is_removed_from_the_disk(store: Any, address: str, push: Any, wait_until_ready: Any) -> None:
+    for service in ("traefik-access", "n8n-audit"):
+        assert push(service, ["three days ago"], age=3 * DAY)[0] == 204
+    # A restart writes what is in memory to the disk; the compactor begins a minute after it.
+    store.check_output("systemctl restart loki")
+    wait_until_ready()
+    removed = 'sweeper_chunk_deleted_duration_seconds_count.*status="success".* [1-9]'
+    metrics = f"curl --silent {CERTIFICATE} https://{address}:3100/metrics"
+    store.check_output("timeout 150 bash -c %s", f"until {metrics} | grep -q '{removed}'; do sleep 1; done")
+    stats = f"curl --silent --get {CERTIFICATE} https://{address}:3100/loki/api/v1/index/stats --data since=6d"
+    assert '"chunks":0' not in store.check_output(f"{stats} --data-urlencode 'query={{service_name=\"n8n-audit\"}}'")
 
 
 def test_loki_takes_the_settings_of_a_bucket(converge: Callable[..., Any]) -> None:
     bucket = {"loki_s3_endpoint": "s3.example:443", "loki_s3_access_key": "key", "loki_s3_secret": "not-so-secret"}
     result = converge("--limit", "n8n-platform-loki", "--check", "--diff", loki_store="s3", **bucket)
     assert result.returncode == 0, result.stdout
-    assert "+        bucket_name: n8n-logs-test" in result.stdout
+    assert "bucket_name: n8n-logs-test" in result.stdout
     assert "not-so-secret" not in result.stdout
 
 
