@@ -40,6 +40,8 @@ GUESSED_SECONDS = {
     "disaster": 900.0,
     "observability": 900.0,
     "prometheus": 240.0,
+    "loki": 420.0,
+    "otel_collector": 360.0,
     "site": 800.0,
     "n8n": 600.0,
 }
