@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 NAMES = {"watch": "n8n-platform-prometheus", "data": "n8n-platform-prometheus-data"}
 TLS = "/etc/n8n-platform/tls"
 CURL = "curl --silent --show-error --max-time 10"
-CONVERGE = Callable[..., subprocess.CompletedProcess[str]]
+WATCHING = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def on(name: str) -> Any:
@@ -27,6 +28,12 @@ def on(name: str) -> Any:
 def watch() -> Any:
     """Return the host that watches."""
     return on("watch")
+
+
+@pytest.fixture(scope="module")
+def watching(play: WATCHING) -> WATCHING:
+    """Return what sets up the server again, with other variables."""
+    return partial(play, "watch.yml", cached_facts=True)
 
 
 @pytest.fixture(scope="module")
@@ -174,39 +181,39 @@ def test_alerts_do_what_their_tests_say(watch: Any) -> None:
     assert done.rc == 0, done.stdout + done.stderr
 
 
-def test_a_bad_rule_of_yours_is_refused_and_nothing_changes(watch: Any, converge: CONVERGE, tmp_path: Path) -> None:
+def test_a_bad_rule_of_yours_is_refused_and_nothing_changes(watch: Any, watching: WATCHING, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yml"
     bad.write_text("groups: [{name: x, rules: [{alert: Bad, expr: 'rate(up'}]}]\n", encoding="utf-8")
     state = "cd /etc/n8n-platform/prometheus && find . -type f | sort | xargs sha256sum"
     before, process = watch.check_output(state), pid(watch)
-    done = converge(prometheus_rule_files=[str(bad)], prometheus_scrape_interval="3s")
+    done = watching(prometheus_rule_files=[str(bad)], prometheus_scrape_interval="3s")
     assert done.returncode != 0
     assert "bad.yml was refused by" in done.stdout
     assert (watch.check_output(state), pid(watch)) == (before, process)
 
 
-def test_a_bad_setting_is_refused_and_nothing_changes(watch: Any, converge: CONVERGE) -> None:
+def test_a_bad_setting_is_refused_and_nothing_changes(watch: Any, watching: WATCHING) -> None:
     before = watch.check_output("sha256sum /etc/n8n-platform/prometheus/prometheus.yml")
-    done = converge(prometheus_extra_scrape_configs=[{"job_name": "x", "no_such_setting": 1}])
+    done = watching(prometheus_extra_scrape_configs=[{"job_name": "x", "no_such_setting": 1}])
     assert done.returncode != 0
     assert "no_such_setting" in done.stdout
     assert watch.check_output("sha256sum /etc/n8n-platform/prometheus/prometheus.yml") == before
 
 
-def test_an_expectation_without_an_interval_is_refused(converge: CONVERGE) -> None:
-    done = converge(prometheus_workflow_expectations=[{"workflow": "x", "every": "often"}])
+def test_an_expectation_without_an_interval_is_refused(watching: WATCHING) -> None:
+    done = watching(prometheus_workflow_expectations=[{"workflow": "x", "every": "often"}])
     assert done.returncode != 0
     assert "is no duration" in done.stdout
 
 
-def test_new_rules_are_loaded_without_a_restart(watch: Any, converge: CONVERGE, tmp_path: Path) -> None:
+def test_new_rules_are_loaded_without_a_restart(watch: Any, watching: WATCHING, tmp_path: Path) -> None:
     process = pid(watch)
     rules = tmp_path / "ours.yml"
     rules.write_text("groups: [{name: ours, rules: [{record: ours, expr: vector(42)}]}]\n", encoding="utf-8")
-    done = converge(prometheus_rule_files=[str(rules)])
+    done = watching(prometheus_rule_files=[str(rules)])
     assert done.returncode == 0, done.stdout[-4000:]
     assert until(watch, "ours == 42")
     assert pid(watch) == process
-    assert converge().returncode == 0
+    assert watching().returncode == 0
     assert "ours" not in {group["name"] for group in api(watch, "/api/v1/rules")["data"]["groups"]}
     assert pid(watch) == process
