@@ -67,7 +67,7 @@ def wall_times(say: Say) -> dict[str, Any]:
     host.write(LOCAL_SETTINGS, json.dumps({**settings, "s3": None}), "0600")
     raw = ["runuser", "-u", "postgres", "--", "sh", "-c", "pg_dump n8n | zstd -3 -q -f -o /dev/stdout | cat"]
     commands = {
-        "pg_dump | zstd": ["sh", "-c", f"{' '.join(raw[:5])} -c '{raw[6]}' > {RAW} && sync {RAW}"],
+        "pg_dump, zstd": ["sh", "-c", f"{' '.join(raw[:5])} -c '{raw[6]}' > {RAW} && sync {RAW}"],
         "local set": [SET[0], "--settings", LOCAL_SETTINGS, *SET[1:]],
         "set, local and S3": SET,
     }
@@ -77,7 +77,7 @@ def wall_times(say: Say) -> dict[str, Any]:
             taken[name].append(seconds(*command))
             say(f"  {name:18} {taken[name][-1]:6.1f} s")
     host.run("rm", "-f", RAW)
-    plain = taken["pg_dump | zstd"]
+    plain = taken["pg_dump, zstd"]
     return {
         "seconds": {name: spread(values) for name, values in taken.items()},
         "ratio": {name: ratio(values, plain) for name, values in taken.items() if values is not plain},

@@ -2,7 +2,7 @@
 """Measure the sandbox's platform, write bench/results/<date>-<machine>.json and docs/benchmarks.md.
 
     make bench                                            everything
-    .venv/bin/python tests/bench/run.py memory spread     some parts; the others keep what the file of the day has
+    .venv/bin/python tests/bench/run.py memory spread     some parts; the others keep what was measured last
     .venv/bin/python tests/bench/run.py restore           after a kill: continue, undo and remove what the bench made
 
 Needs the sandbox (`make sandbox`). Nothing else should use the machine; what did is in the result.
@@ -83,8 +83,9 @@ class Result:
         name = f"{datetime.now(UTC):%Y-%m-%d}-{machine['cores']}-cores-{machine['memory_gib']:.0f}-gib"
         self.path = RESULTS / f"{name}.json"
         self.data: dict[str, Any] = {"machine": machine, "parts": {}}
-        if self.path.is_file():
-            self.data["parts"] = json.loads(self.path.read_text(encoding="utf-8"))["parts"]
+        # What is not measured today stands as it was measured last on such a machine.
+        if earlier := sorted(RESULTS.glob(f"*-{name.split('-', 3)[3]}.json")):
+            self.data["parts"] = json.loads(earlier[-1].read_text(encoding="utf-8"))["parts"]
         self.data["versions"] = {
             "n8n": host.run("sh", "-c", f"readlink -f {host.RELEASE} | xargs basename").strip(),
             "nodejs": host.run(f"{host.NODE}/node", "--version").strip().lstrip("v"),
