@@ -330,9 +330,10 @@ after 2000 executions five workers needed 12.3 ms of CPU for one (legacy engine)
 7.3 ms, so on two cores fewer workers do more. Nothing here says how large payloads, binary data or long workflows
 behave.
 
-The goal for backups is that of a set on this host. With the copy in the sandbox's own object store a run waits for that store:
-it has every 32 kB on disk before it takes the next, and writes the parts of an object once more when it puts them together,
-because it must not lose what it has acknowledged (roles/object_store/README.md). On the machine of the tests that is 15 to 25 MB/s.
+The goal for backups is that of a set on this host. With the copy in the sandbox's own object store a run waits for
+that store: it has every 32 kB on disk before it takes the next, and writes the parts of an object once more when it
+puts them together, because it must not lose what it has acknowledged (roles/object_store/README.md). That was 15 to
+25 MB/s on a busy machine.
 """
 
 
