@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from molecule.faults.driver import until
 PGBACKREST = "runuser -u postgres -- pgbackrest --stanza=n8n --log-level-console=error"
 ARCHIVE_TIMEOUT = 5
 REPOSITORIES = (1, 2)
-ALERTS = Path(__file__).resolve().parents[3] / "files/alerts/backup.yml"
 
 
 class Bench:
@@ -213,9 +211,3 @@ def test_a_configuration_that_pgbackrest_does_not_understand_is_refused(host: An
     done = host.run("/usr/local/lib/n8n-platform/check-pgbackrest-config /run/candidate.conf")
     assert done.rc != 0
     assert line.split("=", maxsplit=1)[0] in done.stderr
-
-
-def test_the_alert_rules_are_accepted_by_prometheus(host: Any) -> None:
-    host.check_output("printf %%s %s > /run/rules.yml", ALERTS.read_text(encoding="utf-8"))
-    host.check_output("apt-get install -qq --no-install-recommends promtool >/dev/null 2>&1")
-    assert "SUCCESS: 10 rules found" in host.check_output("promtool check rules /run/rules.yml")
