@@ -149,12 +149,9 @@ BY_CERTIFICATE = {
     "redis",
     "n8n-worker",
     "traefik",
-    "otelcol",
-    "spanmetrics",
-    "jaeger",
     "loki",
 }
-BY_PASSWORD = {"prometheus", "alertmanager"}
+BY_PASSWORD = {"prometheus", "alertmanager", "otelcol", "spanmetrics", "jaeger"}
 
 
 def _way(job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
