@@ -17,11 +17,15 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 DOMAIN = "n8n.test"
+EXPORTERS = tuple(f"{what}-exporter" for what in ("node", "postgres", "redis", "process", "blackbox"))
 UNITS = (
     "postgresql@17-main",
     "redis-queue",
     "redis-cache",
     "traefik",
+    "object-store",
+    "prometheus",
+    *(f"prometheus-{name}" for name in ("alertmanager", *EXPORTERS)),
     "n8n-main",
     *(f"n8n-webhook@{i}" for i in (1, 2)),
     *(f"n8n-worker@{i}" for i in range(1, 6)),
