@@ -84,7 +84,7 @@ class Result:
         self.path = RESULTS / f"{name}.json"
         self.data: dict[str, Any] = {"machine": machine, "parts": {}}
         # What is not measured today stands as it was measured last on such a machine.
-        if earlier := sorted(RESULTS.glob(f"*-{name.split('-', 3)[3]}.json")):
+        if earlier := sorted(RESULTS.glob(f"????-??-??-{name.split('-', 3)[3]}.json")):
             self.data["parts"] = json.loads(earlier[-1].read_text(encoding="utf-8"))["parts"]
         self.data["versions"] = {
             "n8n": host.run("sh", "-c", f"readlink -f {host.RELEASE} | xargs basename").strip(),
