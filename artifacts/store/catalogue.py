@@ -2,7 +2,6 @@
 """The catalogue: one YAML file per tool that says which versions exist, with which hashes, from where.
 
     description: what it is
-    kind: archive | npm-release
     default: "1.2.3"
     sources:                  # in order of preference
       upstream: {kind: url, url: ..., checksums: ..., files: {path in archive: path in release}}
@@ -35,6 +34,7 @@ SOURCE_KEYS: dict[str, tuple[set[str], set[str]]] = {  # kind -> (required, opti
     "maven": ({"coordinates"}, {"files", "arch_names"}),
     "go": ({"packages"}, {"ldflags", "tags", "revision", "arch_names"}),
     "npm-release": ({"package"}, {"arch_names"}),
+    "python": ({"requirements", "python"}, {"arch_names"}),
 }
 REQUIRED_KEYS = ("description", "default", "sources", "versions")
 TOOL_KEYS = {*REQUIRED_KEYS, "homepage", "executable", "links", "prune", "keep", "overrides"}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from artifacts.store import go_build, npm_release, sources
+from artifacts.store import go_build, npm_release, python_release, sources
 from artifacts.store.artifact import Job
 from artifacts.store.catalogue import ARCHITECTURES, LOCKED, Source, Tool, load_tool
 from artifacts.store.errors import FetchError, PinError, UsageError
@@ -69,6 +69,9 @@ def _pin_of(store: Store, job: Job, scratch: Path) -> str:
         return LOCKED
     if job.source.kind == "go":
         go_build.lock(job, scratch)
+        return LOCKED
+    if job.source.kind == "python":
+        python_release.lock(job)
         return LOCKED
     if job.source.kind == "url" and "checksums" in job.source.settings:
         return sources.vendor_checksum(job, scratch)

@@ -8,7 +8,7 @@ import json
 import shutil
 from pathlib import Path
 
-from artifacts.store import go_build, npm_release
+from artifacts.store import go_build, npm_release, python_release
 from artifacts.store.archive import prune, sha256_of
 from artifacts.store.catalogue import Source, Tool
 from artifacts.store.errors import BuildError
@@ -19,6 +19,7 @@ FORMAT = 1  # raise it when this package starts to make other bits from the same
 def lock_file(tool: Tool, version: str, source: Source) -> Path | None:
     """Return the committed file that fixes what a built release consists of; None for a downloaded one."""
     names = {"npm-release": npm_release.LOCK_FILES[-1], "go": go_build.LOCK_FILES[-1]}
+    names |= {"python": python_release.LOCK_FILES[-1]}
     return tool.lock_directory(version) / names[source.kind] if source.kind in names else None
 
 
@@ -45,6 +46,8 @@ def recipe(tool: Tool, version: str, arch: str, source: Source) -> str:
     }
     if own:  # only then, so that what older checkouts built stays current
         parts["sources"] = {path.name: sha256_of(path) for path in own}
+    if source.kind == "python":
+        parts["python"] = source.settings["python"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

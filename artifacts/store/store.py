@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from artifacts.store import go_build, npm_release, sources
+from artifacts.store import go_build, npm_release, python_release, sources
 from artifacts.store.archive import extract, pack, sha256_of, unpack
 from artifacts.store.artifact import Artifact, Job, machine_arch, manifest_path
 from artifacts.store.catalogue import LOCKED, Source, Tool
@@ -179,6 +179,8 @@ class Store:
             npm_release.build(job, tree, self.npm())
         elif job.source.kind == "go":
             go_build.build(job, tree, scratch)
+        elif job.source.kind == "python":
+            python_release.build(job, tree)
         lock = lock_file(job.tool, job.version, job.source)
         if lock is not None:
             return sha256_of(lock)

@@ -21,7 +21,7 @@ from tests.policy.repository import ROOT, load, report, repository_files, text
 
 # Files written by programs; people neither read nor shorten them.
 GENERATED = re.compile(
-    r"(.*/)?(package-lock\.json|go\.sum|environment-variables\.txt)$|requirements/.*\.txt$|LICENSE$|docs/reference/|.*/fixtures/"
+    r"(.*/)?(package-lock\.json|go\.sum|environment-variables\.txt)$|requirements/.*\.txt$|(.*/)?requirements\.txt$|files/platform/bridge\.txt$|LICENSE$|docs/reference/|.*/fixtures/"
 )
 # Put together here, so that this file does not hold what it looks for.
 REGISTRIES = [
@@ -162,7 +162,10 @@ def test_files_stay_small() -> None:
     report(problems)
 
 
-@pytest.mark.parametrize("lock", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
+PYTHON_LOCKS = sorted([*ROOT.glob("requirements/*.txt"), ROOT / "files/platform/bridge.txt"])
+
+
+@pytest.mark.parametrize("lock", PYTHON_LOCKS, ids=lambda path: path.name)
 def test_python_locks_are_hashed_and_have_no_address(lock: Path) -> None:
     content = lock.read_text(encoding="utf-8").replace("\\\n", " ")
     problems = []
@@ -179,7 +182,7 @@ def test_python_locks_are_hashed_and_have_no_address(lock: Path) -> None:
 
 def test_python_locks_hold_what_is_asked_for() -> None:
     problems = []
-    for source in (ROOT / "requirements").glob("*.in"):
+    for source in (path.with_suffix(".in") for path in PYTHON_LOCKS):
         locked = source.with_suffix(".txt").read_text(encoding="utf-8")
         for line in source.read_text(encoding="utf-8").splitlines():
             if line and line[0].isalpha():
@@ -187,6 +190,15 @@ def test_python_locks_hold_what_is_asked_for() -> None:
                 if not re.search(rf"^{re.escape(name.lower())}=={re.escape(version)}", locked, re.MULTILINE):
                     problems.append(f"{source.name}: {line} is not in {source.stem}.txt; run: make lock")
     report(problems)
+
+
+def test_the_libraries_of_the_bridge_are_those_of_their_lock() -> None:
+    default = load(ROOT / "artifacts" / "bridge.yml")["default"]
+    shipped = (ROOT / "artifacts" / "bridge" / default / "requirements.txt").read_text(encoding="utf-8")
+    if shipped != (ROOT / "files" / "platform" / "bridge.txt").read_text(encoding="utf-8"):
+        report(
+            [f"artifacts/bridge/{default} is not files/platform/bridge.txt: pin the next version and make it default"]
+        )
 
 
 def test_npm_locks_have_hashes_and_no_address() -> None:
@@ -214,7 +226,8 @@ def test_the_catalogue_is_pinned() -> None:
             for arch, pins in architectures.items():
                 hashes = [pin if isinstance(pin, str) else str(pin.get("sha256", pin)) for pin in pins.values()]
                 locked = any(
-                    (path.with_suffix("") / version / lock).is_file() for lock in ("package-lock.json", "go.sum")
+                    (path.with_suffix("") / version / lock).is_file()
+                    for lock in ("package-lock.json", "go.sum", "requirements.txt")
                 )
                 problems += [
                     f"{path.name}: {version} {arch}: {pin} is no SHA-256 and no lock file is there"
