@@ -26,8 +26,10 @@ options:
   secrets:
     description: >-
       The secrets of this host, name to properties. C(permanent) says that data is unreadable without it; C(evidence)
-      lists paths (globs) that exist, and are not empty, when there is such data; C(length) is the number of random
-      bytes (32); C(alphabet) is V(urlsafe) or V(hex). C(groups) is for the caller.
+      lists paths (globs) that exist, and are not empty, when there is such data. C(kind) is V(random), with C(length),
+      the number of random bytes (32), C(alphabet) (V(urlsafe), V(hex) or V(base64)) and C(prefix); V(rsa_key); or
+      V(token), a JSON Web Token for the role C(subject), signed by the secret that C(key) names and made anew when that
+      has another value. C(groups) is for the caller.
     type: dict
     required: true
   generate:
@@ -83,12 +85,10 @@ revealed: {description: "Base64 of the values asked for by O(reveal), by name.",
 import base64
 import contextlib
 import datetime
-import glob
 import hashlib
 import hmac
 import json
 import os
-import re
 import secrets as randomness
 import stat
 import tempfile
@@ -97,26 +97,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils.secret_table import (
+    Secret,
+    generate,
+    outdated,
+    parse_table,
+    unfit,
+)
 
-NAME = re.compile(r"[a-z][a-z0-9_]*")
-MINIMUM = 12  # characters; shorter given values are refused as guessable
 MODE = 0o400
-
-
-@dataclass(frozen=True)
-class Secret:
-    """One line of the table."""
-
-    name: str
-    permanent: bool = False
-    evidence: tuple[str, ...] = ()
-    length: int = 32
-    alphabet: str = "urlsafe"
-
-    def data(self) -> list[str]:
-        """Return the paths on this host which show that data exists that needs this secret; no empty directories."""
-        found = sorted({path for pattern in self.evidence for path in glob.glob(pattern)})
-        return [path for path in found if not os.path.isdir(path) or os.listdir(path)]
 
 
 @dataclass(frozen=True)
@@ -140,58 +129,6 @@ class Plan:
     repaired: list[str] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-
-
-def parse_table(table: dict[str, Any]) -> dict[str, Secret]:
-    """Return the table with its types checked.
-
-    Raises:
-        ValueError: a name or a property is not what it must be.
-    """
-    known = {"groups", "permanent", "evidence", "length", "alphabet"}
-    result = {}
-    for name, given in table.items():
-        properties = given or {}
-        if not NAME.fullmatch(name):
-            raise ValueError(f"platform_secrets: {name!r} must be lower-case letters, digits and underscores.")
-        if unknown := set(properties) - known:
-            raise ValueError(f"platform_secrets.{name}: unknown {', '.join(sorted(unknown))}; known: {sorted(known)}.")
-        secret = Secret(
-            name=name,
-            permanent=bool(properties.get("permanent", False)),
-            evidence=tuple(properties.get("evidence", ())),
-            length=int(properties.get("length", 32)),
-            alphabet=str(properties.get("alphabet", "urlsafe")),
-        )
-        if secret.alphabet not in ("urlsafe", "hex") or secret.length < 16:  # noqa: PLR2004
-            raise ValueError(f"platform_secrets.{name}: alphabet is urlsafe or hex, length at least 16 random bytes.")
-        result[name] = secret
-    return result
-
-
-def generate(secret: Secret) -> str:
-    """Return a new value from the system's random source.
-
-    URL-safe text starts with a letter or digit (so that no program takes it for an option) and has a capital, a small
-    letter and a digit (password rules such as n8n's ask for them).
-    """
-    if secret.alphabet == "hex":
-        return randomness.token_hex(secret.length)
-    while True:
-        value = randomness.token_urlsafe(secret.length)
-        if value[0].isalnum() and all(re.search(kind, value) for kind in ("[A-Z]", "[a-z]", "[0-9]")):
-            return value
-
-
-def unfit(value: Any) -> str:
-    """Say why a given value cannot be a secret; empty if it can."""
-    if not isinstance(value, str):
-        return "is not text; quote it"
-    if not value.isprintable() or value != value.strip():
-        return "has control characters, line ends or outer blanks, which programs read differently"
-    if len(value) < MINIMUM:
-        return f"is shorter than {MINIMUM} characters"
-    return ""
 
 
 class Registry:
@@ -297,7 +234,8 @@ def make_plan(directory: Path, table: dict[str, Secret], registry: Registry, req
         if name not in present and os.path.lexists(path):
             continue
         try:
-            value, replaced = decide(secret, path, registry, present.get(name), request)
+            key = {**plan.kept, **plan.write}.get(secret.key)
+            value, replaced = decide(secret, path, registry, (present.get(name), key), request)
         except ValueError as refusal:
             plan.refused.append(str(refusal))
             continue
@@ -313,14 +251,17 @@ def make_plan(directory: Path, table: dict[str, Secret], registry: Registry, req
 
 
 def decide(
-    secret: Secret, path: Path, registry: Registry, current: str | None, request: Request
+    secret: Secret, path: Path, registry: Registry, present: tuple[str | None, str | None], request: Request
 ) -> tuple[str | None, bool]:
     """Return the value a secret must have (None: not this host's to make) and whether that replaces an earlier one.
+
+    ``present`` is its value on this host and that of the key which signs it.
 
     Raises:
         ValueError: nothing may be done, and why.
     """
     name, entry = secret.name, registry.entries.get(secret.name)
+    current, key = present
     if secret.permanent and current is not None and entry is not None and not registry.knows(name, current):
         raise ValueError(
             f"{path} does not hold the value that its data was encrypted with: restore the right file from the backup;"
@@ -333,7 +274,7 @@ def decide(
             raise ValueError(f"secrets_rotate: {name} has its value from secrets_values; change it there.")
     if name in request.values:
         value = request.values[name]
-        if problem := unfit(value):
+        if problem := unfit(value, secret):
             raise ValueError(f"secrets_values.{name} {problem}.")
         replaced = (current is not None and current != value) or (entry is not None and not registry.knows(name, value))
         if secret.permanent and replaced:
@@ -342,8 +283,8 @@ def decide(
                 f" give the value of {path} or leave it out."
             )
         return str(value), replaced
-    if request.generate and name in request.rotate:
-        return generate(secret), current is not None or entry is not None
+    if request.generate and (name in request.rotate or (current is not None and outdated(secret, current, key))):
+        return generate(secret, key), current is not None or entry is not None
     if current is not None:
         # A file edited by hand, or a run that was interrupted between the file and the record, is a rotation too.
         return current, entry is not None and not registry.knows(name, current)
@@ -351,7 +292,7 @@ def decide(
         return None, False
     if problem := lost(secret, path, registry, name in request.in_use_elsewhere):
         raise ValueError(problem)
-    return generate(secret), False
+    return generate(secret, key), False
 
 
 def write_files(contents: dict[Path, tuple[str, int]]) -> None:

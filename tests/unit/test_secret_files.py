@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.filter import secrets as secret_filters
+from plugins.module_utils import tokens
 from plugins.modules import secret_files
 
 GIVEN = "given-by-the-inventory"
@@ -227,7 +230,10 @@ def test_misspelt_names_are_refused(host: Host) -> None:
         ({"../key": {}}, "lower-case"),
         ({"key": {"permament": True}}, "unknown permament"),
         ({"key": {"length": 4}}, "at least 16"),
-        ({"key": {"alphabet": "klingon"}}, "urlsafe or hex"),
+        ({"key": {"alphabet": "klingon"}}, "urlsafe, hex, base64"),
+        ({"key": {"kind": "magic"}}, "kind is random, rsa_key, token"),
+        ({"key": {"kind": "token", "key": "other"}}, "has key and subject"),
+        ({"key": {"subject": "alice", "key": "other"}}, "has key and subject"),
     ],
 )
 def test_a_wrong_table_is_refused(host: Host, table: dict[str, Any], text: str) -> None:
@@ -238,6 +244,11 @@ def test_length_and_alphabet_follow_the_table(host: Host) -> None:
     host.run(secrets={"token": {"alphabet": "hex", "length": 20}, "plain": None})
     assert len(bytes.fromhex(host.read("token"))) == 20
     assert len(host.read("plain")) == 43
+
+
+def test_other_alphabets_and_a_prefix(host: Host) -> None:
+    host.run(secrets={"hook": {"alphabet": "base64", "prefix": "whsec_", "length": 24}})
+    assert len(base64.b64decode(host.read("hook").removeprefix("whsec_"), validate=True)) == 24
 
 
 def test_wrong_modes_of_the_directory_are_repaired(used: Host) -> None:
@@ -272,6 +283,58 @@ def test_generated_text_suits_password_rules_and_command_lines(length: int) -> N
     assert any(letter.isupper() for letter in value)
     assert any(letter.isdigit() for letter in value)
     assert not secret_files.unfit(value)
+
+
+SIGNED: dict[str, Any] = {
+    "a_token": {"kind": "token", "key": "signer", "subject": "alice"},
+    "b_token": {"kind": "token", "key": "signer", "subject": "bob"},
+    "signer": {"kind": "rsa_key"},
+}
+
+
+def test_tokens_are_signed_by_their_key_and_kept(host: Host) -> None:
+    assert sorted(host.run(secrets=SIGNED)["created"]) == ["a_token", "b_token", "signer"]
+    signer, token = host.read("signer"), host.read("a_token")
+    assert tokens.is_signed(token, signer, "alice")
+    assert not tokens.is_signed(token, signer, "bob")
+    assert not host.run(secrets=SIGNED)["changed"]
+    public = serialization.load_der_public_key(base64.b64decode(tokens.public_key(signer)))
+    assert jwt.decode(token, public, algorithms=["RS256"])["sub"] == "alice"  # type: ignore[arg-type]
+
+
+def test_a_new_key_signs_all_its_tokens_anew(host: Host) -> None:
+    host.run(secrets=SIGNED)
+    assert sorted(host.run(secrets=SIGNED, rotate=["signer"])["rotated"]) == ["a_token", "b_token", "signer"]
+    assert tokens.is_signed(host.read("b_token"), host.read("signer"), "bob")
+
+
+def test_one_token_can_be_made_anew(host: Host) -> None:
+    host.run(secrets=SIGNED)
+    host.put("a_token", "not.a.token")
+    assert host.run(secrets=SIGNED)["rotated"] == ["a_token"]
+    assert tokens.is_signed(host.read("a_token"), host.read("signer"), "alice")
+
+
+def test_a_host_without_the_key_keeps_the_token_it_was_handed(host: Host) -> None:
+    handed = {"a_token": SIGNED["a_token"]}
+    host.run(secrets=handed, values={"a_token": "handed.by.another-host"}, generate=False)
+    assert not host.run(secrets=handed, generate=False)["changed"]
+    assert host.read("a_token") == "handed.by.another-host"
+
+
+def test_a_token_without_its_key_is_refused(host: Host) -> None:
+    refuses(host, "give the token in secrets_values.a_token", secrets={"a_token": SIGNED["a_token"]})
+
+
+def test_a_given_key_must_be_one(host: Host) -> None:
+    refuses(host, "is no RSA private key", secrets=SIGNED, values={"signer": "no-key-at-all"})
+    refuses(host, "is no RSA private key", secrets=SIGNED, values={"signer": base64.b64encode(b"nonsense").decode()})
+
+
+def test_openssl_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="install the package ca-certificates"):
+        tokens.new_key()
 
 
 def test_filter_picks_the_secrets_of_a_host() -> None:
