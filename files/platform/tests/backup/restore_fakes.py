@@ -10,7 +10,7 @@ from pathlib import Path
 
 from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.pipeline import Command
-from n8n_platform.backup.restore_host import Drill, Layout, N8n, Postgres
+from n8n_platform.restore.host import Drill, Layout, N8n, Postgres
 
 INFO = [
     {

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 from n8n_platform import files
-from n8n_platform.backup import drill, drill_server, drill_steps, restore, restore_host, restore_stock, restore_tools
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.report import Report
+from n8n_platform.restore import commands as restore
+from n8n_platform.restore import drill, drill_server, drill_steps
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import stock as restore_stock
+from n8n_platform.restore import tools as restore_tools
 
 from files.platform.tests.backup.restore_fakes import FakeHost
 from files.platform.tests.backup.test_restore_plan import SET, config, fake

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from n8n_platform import files
-from n8n_platform.backup import manifest, places, restore_host, restore_plan, restore_stock, verification
+from n8n_platform.backup import manifest, places, verification
 from n8n_platform.backup.config import Config, Physical
 from n8n_platform.backup.errors import BackupError, UnusableError
-from n8n_platform.backup.restore_host import Host
-from n8n_platform.backup.restore_points import (
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import plan as restore_plan
+from n8n_platform.restore import stock as restore_stock
+from n8n_platform.restore.host import Host
+from n8n_platform.restore.points import (
     Wish,
     choose_backup,
     lineage,

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 from n8n_platform import files
-from n8n_platform.backup import restore, restore_host, restore_n8n, restore_steps, restore_tools
 from n8n_platform.backup.config import Config, Redis
 from n8n_platform.backup.errors import BackupError, UsageError
 from n8n_platform.backup.pipeline import Command
+from n8n_platform.restore import commands as restore
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import n8n as restore_n8n
+from n8n_platform.restore import steps as restore_steps
+from n8n_platform.restore import tools as restore_tools
 
 from files.platform.tests.backup.restore_fakes import FakeHost
 from files.platform.tests.backup.test_restore_plan import SET, config, fake, write_set

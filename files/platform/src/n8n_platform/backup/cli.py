@@ -12,8 +12,10 @@ from types import FrameType
 from typing import Any
 
 from n8n_platform import __version__
-from n8n_platform.backup import commands, config, drill, restore
+from n8n_platform.backup import commands, config
 from n8n_platform.backup.errors import FAILED, UNUSABLE, BackupError
+from n8n_platform.restore import commands as restore
+from n8n_platform.restore import drill
 
 Registrar = Callable[[Any], None]
 # Each adds commands to the parser: register(subparsers), with set_defaults(action=function(config, arguments) -> code).

@@ -10,20 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from n8n_platform.backup import (
-    check,
-    fetch,
-    lock,
-    manifest,
-    prune,
-    run,
-    s3,
-    sets,
-    state,
-    status,
-    unpack,
-    verification,
-)
+from n8n_platform.backup import check, fetch, lock, manifest, prune, run, s3, sets, state, status, unpack, verification
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import FAILED, OK, PARTLY, BackupError, PlaceError, UsageError
 from n8n_platform.backup.report import Report, human_age, human_size, print_json

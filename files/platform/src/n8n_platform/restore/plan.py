@@ -13,8 +13,8 @@ from n8n_platform.backup import manifest
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import BackupError, UnusableError
 from n8n_platform.backup.report import human_size
-from n8n_platform.backup.restore_host import Host
-from n8n_platform.backup.restore_points import (
+from n8n_platform.restore.host import Host
+from n8n_platform.restore.points import (
     Backup,
     Lineage,
     Wish,
@@ -25,7 +25,7 @@ from n8n_platform.backup.restore_points import (
     read_archive,
     segment,
 )
-from n8n_platform.backup.restore_stock import LOGICAL, PHYSICAL, RESERVE_BYTES, Stock, last_drill
+from n8n_platform.restore.stock import LOGICAL, PHYSICAL, RESERVE_BYTES, Stock, last_drill
 
 MOST_COPIES = 2
 # What a restored cluster needs beside the data: WAL of the recovery and room to go on.

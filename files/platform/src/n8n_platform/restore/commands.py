@@ -11,11 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from n8n_platform.backup import manifest, restore_host, restore_n8n, restore_plan, restore_stock, restore_tools
+from n8n_platform.backup import manifest
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import FAILED, OK, BackupError, UsageError
-from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, Host
-from n8n_platform.backup.restore_steps import START_SECONDS, Record, Restore
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import n8n as restore_n8n
+from n8n_platform.restore import plan as restore_plan
+from n8n_platform.restore import stock as restore_stock
+from n8n_platform.restore import tools as restore_tools
+from n8n_platform.restore.host import SAFETY, SAFETY_DATABASE, Host
+from n8n_platform.restore.steps import START_SECONDS, Record, Restore
 
 
 def say(value: Any) -> None:

@@ -17,15 +17,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from n8n_platform.backup import fetch, manifest, restore_n8n, restore_plan, restore_stock, restore_tools, s3, sets
+from n8n_platform.backup import fetch, manifest, s3, sets
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.drill_server import N8N_UNIT, POSTGRES_UNIT, TASK_UNIT, Scratch
 from n8n_platform.backup.errors import BackupError, SpaceError, UsageError
 from n8n_platform.backup.pipeline import Command
 from n8n_platform.backup.report import Report, human_size
-from n8n_platform.backup.restore_host import Host, until
-from n8n_platform.backup.restore_points import choose_backup, lineage
-from n8n_platform.backup.restore_stock import LOGICAL, PHYSICAL
+from n8n_platform.restore import n8n as restore_n8n
+from n8n_platform.restore import plan as restore_plan
+from n8n_platform.restore import stock as restore_stock
+from n8n_platform.restore import tools as restore_tools
+from n8n_platform.restore.drill_server import N8N_UNIT, POSTGRES_UNIT, TASK_UNIT, Scratch
+from n8n_platform.restore.host import Host, until
+from n8n_platform.restore.points import choose_backup, lineage
+from n8n_platform.restore.stock import LOGICAL, PHYSICAL
 
 WORKFLOW = "platformVerify01"
 READY_SECONDS = 240

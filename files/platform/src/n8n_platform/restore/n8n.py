@@ -10,7 +10,7 @@ from pathlib import Path
 
 from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.pipeline import Command
-from n8n_platform.backup.restore_host import N8n, Runner
+from n8n_platform.restore.host import N8n, Runner
 
 SECONDS = 300
 EXPORTED = re.compile(r"Successfully exported (\d+) credentials")

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from n8n_platform import files
-from n8n_platform.backup import fetch, manifest, restore_host, restore_plan, restore_tools, s3, sets
+from n8n_platform.backup import fetch, manifest, s3, sets
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import BackupError, UsageError
 from n8n_platform.backup.pipeline import Command
 from n8n_platform.backup.report import Report
-from n8n_platform.backup.restore_host import SAFETY, SAFETY_DATABASE, Host, until
-from n8n_platform.backup.restore_stock import LOGICAL, PHYSICAL, RESTORES
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import plan as restore_plan
+from n8n_platform.restore import tools as restore_tools
+from n8n_platform.restore.host import SAFETY, SAFETY_DATABASE, Host, until
+from n8n_platform.restore.stock import LOGICAL, PHYSICAL, RESTORES
 
 ARCHIVE_SECONDS = 60
 START_SECONDS = 24 * 3600

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from n8n_platform import files
-from n8n_platform.backup import lock, restore, sets, state, verification
+from n8n_platform.backup import lock, sets, state, verification
 from n8n_platform.backup.config import Config
-from n8n_platform.backup.drill_steps import Drill, Outcome
 from n8n_platform.backup.errors import FAILED, OK
 from n8n_platform.backup.report import Report, human_size
-from n8n_platform.backup.restore_host import STAMP
-from n8n_platform.backup.restore_stock import DRILLS
+from n8n_platform.restore import commands as restore
+from n8n_platform.restore.drill_steps import Drill, Outcome
+from n8n_platform.restore.host import STAMP
+from n8n_platform.restore.stock import DRILLS
 
 LOCK = Path("/run/lock/n8n-platform-drill.lock")
 KEPT_RECORDS = 100

@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from n8n_platform.backup import restore_host, restore_n8n
 from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.pipeline import Command
-from n8n_platform.backup.restore_host import Host, Server, until
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore import n8n as restore_n8n
+from n8n_platform.restore.host import Host, Server, until
 
 POSTGRES_UNIT, N8N_UNIT, TASK_UNIT = "n8n-drill-postgres.service", "n8n-drill-n8n.service", "n8n-drill-task.service"
 UNITS = (N8N_UNIT, POSTGRES_UNIT, TASK_UNIT)

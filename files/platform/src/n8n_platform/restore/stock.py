@@ -14,8 +14,8 @@ from n8n_platform.backup import sets
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.errors import BackupError
 from n8n_platform.backup.report import human_age, human_size
-from n8n_platform.backup.restore_host import Host
-from n8n_platform.backup.restore_points import Backup, Repositories, read_info
+from n8n_platform.restore.host import Host
+from n8n_platform.restore.points import Backup, Repositories, read_info
 
 PHYSICAL, LOGICAL = "physical", "logical"
 RESTORES = "restores"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from n8n_platform.backup import pipeline
 from n8n_platform.backup.errors import BackupError, UnusableError
 from n8n_platform.backup.pipeline import Command
-from n8n_platform.backup.restore_points import known_migrations
+from n8n_platform.restore.points import known_migrations
 
 DEFAULT_PATH = Path("/etc/n8n-platform/backup/restore.json")
 SAFETY = ".before-restore-"

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from n8n_platform.backup import restore_host
 from n8n_platform.backup.config import Config
 from n8n_platform.backup.identity import switch_to
 from n8n_platform.backup.pipeline import UNPACK, Command, Pipeline
-from n8n_platform.backup.restore_host import until
+from n8n_platform.restore import host as restore_host
+from n8n_platform.restore.host import until
 
 TERMINATE_SECONDS = 60
 
