@@ -29,8 +29,7 @@ def test_an_outage_of_the_stores_and_a_kill_lose_nothing(
         wait_until_ready()
     host.check_output("systemctl start loki jaeger")
     rows = logs(f'{{service_name="n8n-main"}} |= "{mark} "', 600, 60)
-    missing = set(range(600)) - set(numbers(rows))
-    assert len(missing) <= len(executions), missing  # one line for each kill may have been in the collector's hands
+    assert numbers(rows) == list(range(600))
     for execution in executions:
         assert logs(f'{{service_name="n8n-events"}} | execution_id="{execution}"')
     assert set(traces(sent, seconds=60)) == set(sent)
