@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import testinfra
 import yaml
 
 ROOT = Path(__file__).parents[3]
-MONITORING = {"exporters", "otel_collector", "prometheus", "alertmanager", "loki", "jaeger", "grafana"}
+TLS = "/etc/n8n-platform/tls"
 HOSTS = {name: f"n8n-platform-{name}" for name in ("edge", "app-1", "app-2", "data")}
 
 
@@ -40,8 +42,7 @@ def test_groups_are_those_of_the_production_inventory() -> None:
     expected = {
         group: sorted(name.removeprefix("n8n-") for name in content["hosts"])
         for group, content in production["children"].items()
-        # Monitoring's services have scenarios of their own.
-        if group not in MONITORING
+        if group != "grafana"
     }
     scenario = yaml.safe_load((ROOT / "molecule/multi_host/molecule.yml").read_text(encoding="utf-8"))
     found: dict[str, list[str]] = {}
@@ -103,6 +104,49 @@ def test_each_host_is_backed_up_to_the_store(hosts: dict[str, Any], name: str) -
     assert found["problems"] == []
     assert found["newest"]["complete"]
     assert found["newest"]["in_s3"]
+
+
+def monitored(edge: Any, port: int, path: str, *options: str) -> Any:
+    """Ask one of monitoring's services as its user."""
+    words = " ".join(f"--data-urlencode {shlex.quote(option)}" for option in options)
+    address = edge.check_output("ip -4 -o addr show dev eth0").split()[3].split("/")[0]
+    who = f"--cacert {TLS}/ca.crt --cert {TLS}/host.crt --key {TLS}/host.key"
+    who += " --user metrics:$(cat /etc/n8n-platform/secrets/metrics_password)"
+    return json.loads(edge.check_output(f"curl -sSfG --max-time 20 {who} {words} https://{address}:{port}{path}"))
+
+
+def eventually(ask: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
+    """Ask until the answer is good, for two minutes at most; return the last one."""
+    end = time.monotonic() + 120
+    while not good(answer := ask()) and time.monotonic() < end:
+        pass
+    return answer
+
+
+def test_every_target_on_every_host_answers(hosts: dict[str, Any]) -> None:
+    def targets() -> Any:
+        return monitored(hosts["edge"], 9090, "/api/v1/targets", "state=active")["data"]["activeTargets"]
+
+    found = eventually(targets, lambda answer: answer and all(target["health"] == "up" for target in answer))
+    assert {
+        (t["labels"]["job"], t["labels"]["instance"], t["lastError"]) for t in found if t["health"] != "up"
+    } == set()
+    assert {target["labels"]["instance"] for target in found} >= set(HOSTS.values())
+    jobs = {target["labels"]["job"] for target in found}
+    assert jobs >= {"node", "postgres", "redis", "n8n-main", "n8n-webhook", "n8n-worker", "traefik", "otelcol"}
+
+
+def test_log_lines_and_a_trace_of_the_workflow_arrive(hosts: dict[str, Any]) -> None:
+    def shippers() -> Any:
+        return monitored(hosts["edge"], 3100, "/loki/api/v1/label/host_name/values")["data"]
+
+    assert sorted(eventually(shippers, lambda names: len(names) == len(HOSTS))) == sorted(HOSTS.values())
+
+    def services() -> Any:
+        return monitored(hosts["edge"], 16686, "/api/services")["data"]
+
+    # The workflow went from the edge to a worker, and so did its trace.
+    assert eventually(services, lambda names: len(set(names) - {"jaeger"}) > 1)
 
 
 def test_the_data_comes_back_where_n8n_and_the_database_are_apart(
