@@ -278,7 +278,8 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_a_good_new_file_counts_and_a_bad_one_does_not(tmp_path: Path) -> None:
-    path, clock, told = tmp_path / "routes.yml", Clock(), []
+    path, clock = tmp_path / "routes.yml", Clock()
+    told: list[RoutesError | None] = []
     path.write_text(GOOD)
     file = RouteFile(path, told.append, clock)
     before = file.current
