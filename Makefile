@@ -84,10 +84,10 @@ soak: setup engine ## Break a platform at random for a while and count what beca
 	@$(BIN)/python molecule/faults/soak.py --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10)
 
 .PHONY: soak-restore
-soak-restore: setup engine ## Restore again and again, failing at random steps: make soak-restore ROUNDS=10 SEED=1
+soak-restore: setup engine ## Restore again and again, failing at each step in turn: make soak-restore ROUNDS=14 SEED=1
 	@$(BIN)/molecule converge -s restore
 	@$(BIN)/molecule verify -s restore
-	@$(BIN)/python molecule/restore/soak.py --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),10)
+	@$(BIN)/python molecule/restore/soak.py --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),14)
 
 .PHONY: lock
 lock: setup ## Renew the hashed Python locks

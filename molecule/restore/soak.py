@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restore again and again, to random ends, and fail at random steps: nothing may be lost, everything must go back.
+"""Restore again and again, to random ends, and fail at each step in turn: nothing may be lost, everything must go back.
 
-python molecule/restore/soak.py --seed 1 --rounds 10      after: molecule converge -s restore
+python molecule/restore/soak.py --seed 1 --rounds 14      after: molecule converge -s restore
+
+14 rounds fail once at each of the 13 steps, in random order, and go to the end once; more begin again in another order.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,15 +58,20 @@ def playbook(inventory: str, name: str, **variables: str) -> subprocess.Complete
     )
 
 
-def one_round(chance: random.Random, inventory: str) -> str:
-    """Do one restore; return what became of it. Raises AssertionError when something is lost."""
+def endings(chance: random.Random) -> Iterator[str]:
+    """Yield where a restore is to fail, each step and the end (empty) once before any comes again."""
+    while True:
+        yield from chance.sample(("", *STEPS), len(STEPS) + 1)
+
+
+def one_round(chance: random.Random, inventory: str, step: str) -> str:
+    """Do one restore that fails at a step; return what became of it. Raises AssertionError when something is lost."""
     call()
     before = count()
     moment = inside("date", "-u", "+%F %T.%6N+00:00")
     call()
     sets = inside("ls", "/srv/n8n-platform/backups/sets").split()
     wish = chance.choice([{"restore_time": moment}, {"restore_set": "latest"}, {"restore_set": chance.choice(sets)}])
-    step = chance.choice(("", *STEPS))
     done = playbook(inventory, "restore.yml", confirm=NAME, _restore_fail_at=step, **wish)
     outcome = f"{wish} {'failing at ' + step if step else 'to its end'}: exit code {done.returncode}"
     if step:
@@ -85,15 +93,15 @@ def main() -> int:
     """Do some rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=14)
     found = sorted(Path.home().glob(".ansible/tmp/molecule.*.restore/inventory/ansible_inventory.yml"))
     parser.add_argument("--inventory", default=str(found[-1]) if found else "", help="of Molecule (%(default)s)")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    for number in range(1, arguments.rounds + 1):
+    for number, step in zip(range(1, arguments.rounds + 1), endings(chance), strict=False):
         began = time.monotonic()
         try:
-            outcome = one_round(chance, arguments.inventory)
+            outcome = one_round(chance, arguments.inventory, step)
         except AssertionError as error:
             print(f"round {number} of seed {arguments.seed} FAILED: {error}")
             return 1
