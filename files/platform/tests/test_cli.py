@@ -177,6 +177,7 @@ def test_sizes(size: int, text: str) -> None:
 
 def test_module_can_be_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["n8n-platform", "--settings", str(tmp_path / "none.json"), "guard", "status"])
+    monkeypatch.delitem(sys.modules, "n8n_platform.__main__", raising=False)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("n8n_platform", run_name="__main__")
     assert ended.value.code == cli.UNUSABLE

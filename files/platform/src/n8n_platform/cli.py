@@ -15,6 +15,11 @@ from n8n_platform import __version__, files, flatted, guard, queue, rerun, schem
 
 FAILED = 1
 UNUSABLE = 69
+BRIDGE_GROUPS = {
+    "bridge": "the bridge's own processes; systemd starts them",
+    "events": "events of the bridge: list, show, replay, cancel, dead letters",
+    "routes": "check a file of routes",
+}
 
 
 def say(text: str = "") -> None:
@@ -194,6 +199,9 @@ def parser() -> argparse.ArgumentParser:
     command(guards, "status", guard_status, "Print the report of the last pass.")
     dogs = groups.add_parser("watchdog", help="the watchdog of processes").add_subparsers(dest="command", required=True)
     command(dogs, "run", watchdog_run, "Do one pass (n8n-watchdog.timer does this all the time).")
+    # These need the bridge's libraries: __main__ hands them to n8n_platform.bridge.cli.
+    for name, text in BRIDGE_GROUPS.items():
+        groups.add_parser(name, help=text)
     return top
 
 
