@@ -42,6 +42,11 @@ class Places:
         known = self.settings["hostvars"].get(host, {})
         return int(known.get(f"platform_n8n_{name}", self.settings[name]))
 
+    def bridge(self, host: str, kind: str) -> int:
+        """Return how many processes of a kind of the bridge a host runs."""
+        known = self.settings["hostvars"].get(host, {}).get("platform_bridge_processes")
+        return int((known or self.settings.get("bridge") or {}).get(kind, 0))
+
     def at(self, host: str, port: int) -> str:
         """Return the address of a port as the host of Prometheus reaches it."""
         address = self.settings["addresses"][host] if self.multi else "127.0.0.1"
@@ -67,6 +72,24 @@ def _n8n(places: Places) -> dict[str, list[Target]]:
             for i in range(1, places.count(host, f"{kind}s") + 1):
                 address = places.at(host, places.ports[f"n8n_{kind}_base"] + i)
                 found[f"n8n-{kind}"].append(target(address, host, process=f"{kind}-{i}"))
+    return found
+
+
+def _messaging(places: Places) -> dict[str, list[Target]]:
+    """Return Pulsar and the processes of the bridge."""
+    web = "pulsar_web_tls" if places.multi else "pulsar_web"
+    found = {
+        "zookeeper": places.targets("zookeeper_metrics", "pulsar_zookeeper"),
+        "bookie": places.targets("bookie_metrics", "pulsar_bookie"),
+        "pulsar": places.targets(web, "pulsar_broker"),
+    }
+    for kind in ("api", "consumer"):
+        base = places.ports[f"bridge_{kind}_ops_base"]
+        found[f"bridge-{kind}"] = [
+            target(places.at(host, base + i), host, process=f"{kind}-{i}")
+            for host in places.hosts("bridge")
+            for i in range(1, places.bridge(host, kind) + 1)
+        ]
     return found
 
 
@@ -136,6 +159,7 @@ def scrape_targets(settings: Mapping[str, Any]) -> dict[str, list[Target]]:
         "otelcol": places.targets("otel_metrics", "otel_collector"),
         "spanmetrics": places.targets("otel_spanmetrics", "otel_collector"),
         "jaeger": places.targets("jaeger_metrics", "jaeger"),
+        **_messaging(places),
     }
     return {job: targets for job, targets in found.items() if targets}
 
@@ -150,6 +174,10 @@ BY_CERTIFICATE = {
     "n8n-worker",
     "traefik",
     "loki",
+    "zookeeper",
+    "bookie",
+    "bridge-api",
+    "bridge-consumer",
 }
 BY_PASSWORD = {"prometheus", "alertmanager", "otelcol", "spanmetrics", "jaeger"}
 
@@ -175,6 +203,10 @@ def _job(job: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
     if job == "redis":
         config["metrics_path"] = "/scrape"
+    elif job == "pulsar":
+        # The broker redirects from the address without the slash. It knows its clients by tokens.
+        config["metrics_path"] = "/metrics/"
+        config["authorization"] = {"credentials_file": f"{CREDENTIALS}/pulsar_metrics_token"}
     elif job == "spanmetrics":
         # The collector's own names for what the spans tell stay.
         config["honor_labels"] = True

@@ -34,16 +34,24 @@ NEEDS = {
     "n8n_worker": ["n8n_main"],
     "traefik": ["n8n_main"],
     "prometheus": ["exporters"],
+    "pulsar_broker": ["pulsar_bookie"],
+    "pulsar_bookie": ["pulsar_zookeeper"],
+    "bridge": ["postgres", "pulsar_broker", "n8n_main"],
 }
 EXACTLY_ONE = [
     *("postgres", "redis", "n8n_main", "object_store"),
     *("prometheus", "alertmanager", "loki", "jaeger", "grafana"),
 ]
 # Groups a managed service can take the place of, and the variable that names it.
-MANAGED = {"postgres": "platform_postgres_host", "redis": "platform_redis_host"}
+MANAGED = {
+    "postgres": "platform_postgres_host",
+    "redis": "platform_redis_host",
+    "pulsar_broker": "platform_pulsar_url",
+}
 COMPONENTS = [
     *("postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"),
     *("exporters", "prometheus", "alertmanager", "loki", "otel_collector", "jaeger", "grafana"),
+    *("pulsar_zookeeper", "pulsar_bookie", "pulsar_broker", "bridge"),
 ]
 BUILT_IN = {"all", "ungrouped", "platform"}
 
@@ -87,7 +95,9 @@ def local_domain(domain: str) -> bool:
     return bool(LOCAL.search(domain.lower()))
 
 
-def _missing(filled: set[str], variables: Mapping[str, Any]) -> list[Problem]:
+def _missing(
+    filled: set[str], groups: Mapping[str, list[str]], variables: Mapping[str, Any]
+) -> list[Problem]:
     """Return the components that others need and nobody runs."""
     found = []
     for name in sorted(filled):
@@ -96,6 +106,10 @@ def _missing(filled: set[str], variables: Mapping[str, Any]) -> list[Problem]:
                 continue
             other = f", or set {MANAGED[needed]} to a managed service" if needed in MANAGED else ""
             found.append(problem(f"{name} needs {needed}, which has no host.", f"Put a host into {needed}{other}."))
+    # A majority decides: an even number of servers loses no more of them than the odd one below it.
+    if (servers := len(groups.get("pulsar_zookeeper", []))) and servers % 2 == 0:
+        text = f"The group pulsar_zookeeper has {servers} hosts, an even number."
+        found.append(problem(text, "Leave an odd number in it: one, three or five."))
     if "n8n_main" in filled and "n8n_worker" not in filled:
         found.append(problem("Nothing would execute workflows.", "Put at least one host into the group n8n_worker."))
     return found
@@ -137,7 +151,7 @@ def inventory_problems(groups: Mapping[str, list[str]], variables: Mapping[str, 
         if len(groups.get(name, [])) > 1:
             hosts = ", ".join(groups[name])
             found.append(problem(f"The group {name} has several hosts ({hosts}).", f"Leave exactly one in {name}."))
-    found += _missing(filled, variables or {})
+    found += _missing(filled, groups, variables or {})
     for name in sorted(filled):
         advice = f"Make {name} a child of the group platform."
         strangers = [host for host in groups[name] if host not in platform]
@@ -191,7 +205,7 @@ def _sizes(settings: Mapping[str, Any]) -> list[Problem]:
     def connections() -> int:
         """Return how many connections PostgreSQL must allow."""
         given = (settings["groups"], settings["hostvars"], counts["pool"], counts["webhooks"], counts["workers"])
-        return int(n8n_connections(*given))
+        return int(n8n_connections(*given, settings.get("more_connections", 0)))
 
     sizes: list[Callable[[], Any]] = [lambda: n8n_sizing(*host, components, **counts)]
     if "postgres" in components:

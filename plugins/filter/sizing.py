@@ -30,7 +30,10 @@ WEIGHTS: dict[str, float] = {
     "n8n_worker": 6,
     "traefik": 0.5,
     "object_store": 0.5,
-    "pulsar": 5,
+    "pulsar_zookeeper": 0.75,
+    "pulsar_bookie": 2,
+    "pulsar_broker": 2.25,
+    "bridge": 1.5,
     "prometheus": 2,
     "loki": 1,
     "grafana": 1,
@@ -41,7 +44,8 @@ WEIGHTS: dict[str, float] = {
 }
 # What components need that this file does not size any further.
 RESERVES = {
-    **{"traefik": 128, "object_store": 128, "pulsar": 1024},
+    **{"traefik": 128, "object_store": 128, "bridge": 384},
+    **{"pulsar_zookeeper": 144, "pulsar_bookie": 400, "pulsar_broker": 480},
     **{"exporters": 96, "prometheus": 192, "alertmanager": 32},
     **{"loki": 192, "otel_collector": 128, "jaeger": 128, "grafana": 192},
 }
@@ -230,11 +234,12 @@ def n8n_connections(
     pool: Any = None,
     webhooks: Any = 2,
     workers: Any = 5,
+    more: Any = 0,
 ) -> int:
-    """Return how many connections PostgreSQL must allow for every n8n process of the platform.
+    """Return how many connections PostgreSQL must allow for every n8n process of the platform, and ``more``.
 
     The sum of all pools x 1.2 (a process that restarts briefly holds two pools) + 20 for administration, exporters and
-    backups, rounded up to a multiple of 50: a change needs a restart of PostgreSQL, one worker more should not.
+    backups + ``more`` for other services, rounded up to a multiple of 50: a change needs a restart of PostgreSQL, one worker more should not.
     ``webhooks`` and ``workers`` are the counts per host; a host's own variables in ``hostvars`` come first.
 
     Example: ``{{ groups | dealscale.n8n_platform.n8n_connections(hostvars, platform_n8n_pool, platform_n8n_webhooks,
@@ -250,7 +255,7 @@ def n8n_connections(
         for name in groups.get(f"n8n_{kind}", ()):
             count = hostvars.get(name, {}).get(variable, counts[variable])
             total += pools[kind] * _whole(f"{variable} of {name}", count, 0, 256)
-    wanted = -(-total * 12 // 10) + 20
+    wanted = -(-total * 12 // 10) + 20 + _whole("The connections of other services", more, 0)
     return max(100, -(-wanted // 50) * 50)
 
 

@@ -29,6 +29,10 @@ MEMORY_MB = {
     "restore": 5000,
     "disaster": 4500,
     "observability": 6000,
+    "pulsar": 2500,
+    "pulsar_cluster": 5000,
+    "bridge": 5000,
+    "bridge_faults": 6000,
 }
 # These measure time or load the machine: nothing else runs beside them.
 EXCLUSIVE = {"faults"}
@@ -40,6 +44,8 @@ GUESSED_SECONDS = {
     "disaster": 900.0,
     "observability": 900.0,
     "prometheus": 240.0,
+    "pulsar": 300.0,
+    "pulsar_cluster": 600.0,
     "loki": 420.0,
     "otel_collector": 360.0,
     "site": 800.0,

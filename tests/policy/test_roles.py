@@ -25,6 +25,7 @@ PARTS = ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "meta/main
 GROUPS = {
     *("platform", "postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik", "object_store", "backup"),
     *("exporters", "prometheus", "alertmanager", "loki", "otel_collector", "jaeger", "grafana"),
+    *("pulsar_zookeeper", "pulsar_bookie", "pulsar_broker", "bridge"),
 }
 
 

@@ -22,7 +22,7 @@ from plugins.filter.sizing import (
 )
 
 CORE = ["platform", "postgres", "redis", "n8n_main", "n8n_webhook", "n8n_worker", "traefik"]
-EVERYTHING = [*CORE, "pulsar", "prometheus", "loki", "grafana"]
+EVERYTHING = [*CORE, "pulsar_zookeeper", "pulsar_bookie", "pulsar_broker", "prometheus", "loki", "grafana"]
 
 memories = st.integers(1024, 512 * 1024)
 core_counts = st.integers(1, 128)
