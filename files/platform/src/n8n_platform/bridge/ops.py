@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
 from prometheus_client import CollectorRegistry
@@ -16,6 +18,18 @@ Check = Callable[[], Awaitable[str | None]]
 CHECK_SECONDS = 2.0
 REQUEST_SECONDS = 5.0
 REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+
+
+def notify(state: str) -> None:
+    """Tell systemd something, such as READY=1; without systemd nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.connect(address)
+        channel.send(state.encode())
 
 
 class Health:

@@ -54,7 +54,7 @@ class Pulsar(Section, frozen=True):
 
 
 class Tls(Section, frozen=True):
-    """Certificate and key with which a port answers."""
+    """Certificate and key with which a port answers; a bare name is a credential of the unit."""
 
     certificate_file: Path
     key_file: Path

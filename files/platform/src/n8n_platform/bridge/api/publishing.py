@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Accepting events: decide, store with one commit, tell Pulsar, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+from n8n_platform.bridge import db, ids
+from n8n_platform.bridge.api.auth import Principal
+from n8n_platform.bridge.api.drafts import CONTENT_TYPE, Draft
+from n8n_platform.bridge.api.limits import Limiter
+from n8n_platform.bridge.api.problems import Problem
+from n8n_platform.bridge.metrics import PublishMetrics
+from n8n_platform.bridge.outbox import Backlog
+from n8n_platform.bridge.routing import NoRouteError, Route, Routes
+from n8n_platform.bridge.settings import Settings
+from n8n_platform.bridge.signing import Keyring
+from n8n_platform.bridge.store import NewEvent, Stored
+
+LOG = logging.getLogger(__name__)
+PUBLISHED, QUEUED = "published", "queued"
+
+
+class Committer(Protocol):
+    """What is needed of :class:`group.GroupCommit`."""
+
+    async def add(self, events: list[NewEvent]) -> list[Stored]:
+        """Store events."""
+
+
+class Sender(Protocol):
+    """What is needed of :class:`broker.Broker`."""
+
+    def available(self, topic: str) -> bool:
+        """Return whether a message would be sent now."""
+
+    def submit(self, topic: str, payload: bytes, properties: Mapping[str, str]) -> asyncio.Future[str]:
+        """Send a message."""
+
+
+class Ledger(Protocol):
+    """What is needed of :class:`outbox.Outbox`."""
+
+    backlog: Backlog
+
+    def stored(self, seq: int) -> None:
+        """Note that Pulsar has a message."""
+
+
+class RouteSource(Protocol):
+    """What is needed of :class:`routing.RouteFile`."""
+
+    @property
+    def current(self) -> Routes:
+        """The routes in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event that is stored. ``state``: ``published`` (Pulsar has it) or ``queued``; ``repeated``: stored earlier."""
+
+    id: UUID
+    execution_id: str
+    state: str
+    repeated: bool = False
+
+
+Outcome = Accepted | Problem
+
+
+class Publisher:
+    """The publish path. ``decided`` is told each decision (route, via)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        committer: Committer,
+        broker: Sender,
+        outbox: Ledger,
+        routes: RouteSource,
+        keyring: Keyring,
+        limiter: Limiter,
+        metrics: PublishMetrics,
+        decided: Callable[[Route], None] = lambda route: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.committer = committer
+        self.broker = broker
+        self.outbox = outbox
+        self.routes = routes
+        self.keyring = keyring
+        self.limiter = limiter
+        self.metrics = metrics
+        self.decided = decided
+        self.clock = clock
+
+    def route(self, principal: Principal, kind: str, workflow: str | None, pointer: str = "/type") -> Route:
+        """Return the way of an event; raise Problem when there is none, or none for this token."""
+        try:
+            route = self.routes.current.decide(principal.tenant, kind, workflow)
+        except NoRouteError as error:
+            raise Problem("no-route", f"{error}.", [(pointer, "No route takes it")]) from error
+        principal.require_publish(route.name)
+        return route
+
+    def prepare(self, principal: Principal, draft: Draft, traceparent: str | None, pointer: str = "") -> NewEvent:
+        """Return an event that can be stored; raise Problem when it must not be."""
+        route = self.route(principal, draft.type, draft.workflow, pointer + "/type")
+        body = draft.body
+        if len(body) > self.settings.limits.event_bytes:
+            raise Problem(
+                "too-large",
+                f"The data of an event may have {self.settings.limits.event_bytes} bytes.",
+                [(pointer + "/data", f"Has {len(body)} bytes; send a reference to large data instead")],
+            )
+        return self.event(
+            route,
+            tenant=principal.tenant,
+            execution_id=draft.execution_id,
+            kind=draft.type,
+            workflow=draft.workflow,
+            body=body,
+            digest=draft.digest(),
+            ttl=draft.ttl_seconds,
+            traceparent=traceparent,
+            key=draft.idempotency_key,
+        )
+
+    def event(
+        self,
+        route: Route,
+        *,
+        tenant: str,
+        execution_id: str | None,
+        kind: str,
+        workflow: str | None,
+        body: bytes,
+        digest: bytes,
+        ttl: float | None,
+        traceparent: str | None,
+        key: str | None = None,
+        content_type: str = CONTENT_TYPE,
+        replay_of: UUID | None = None,
+    ) -> NewEvent:
+        """Return a new event, which lives for ``ttl`` seconds but not longer than its route or its payload."""
+        if route.topic and (refusal := self.outbox.backlog.refusal(route.topic, self.settings.limits)):
+            raise Problem("backlog", f"Nothing was stored: {refusal}.", retry_after=30)
+        event_id = ids.new_id(self.clock())
+        born = ids.born(event_id)
+        # A day less than payloads are kept: who receives the id at the last moment still finds them.
+        longest = min(route.max_age_s, (self.settings.retention.event_days - 1) * 86400 or 3600)
+        self.decided(route)
+        return NewEvent(
+            id=event_id,
+            tenant=tenant,
+            execution_id=execution_id or str(event_id),
+            type=kind,
+            workflow=workflow,
+            route=route.name,
+            topic=route.topic,
+            body=body,
+            content_type=content_type,
+            body_hash=digest,
+            traceparent=traceparent,
+            created_at=born,
+            expires_at=born + timedelta(seconds=min(ttl or longest, longest)),
+            replay_of=replay_of,
+            key=key,
+        )
+
+    async def publish(self, events: Sequence[NewEvent]) -> list[Outcome]:
+        """Store events of one tenant and tell Pulsar; raise Problem when the database cannot be reached.
+
+        Each answer is given after the commit. Those for Pulsar wait a moment for its receipt; without one they are
+        ``queued``, and the outbox takes care of them.
+        """
+        if not events:
+            return []
+        started = time.perf_counter()
+        try:
+            stored = await self.committer.add(list(events))
+        except db.UNAVAILABLE as error:
+            LOG.warning("cannot store events", extra={"error": f"{type(error).__name__}: {error}"})
+            raise Problem(
+                "unavailable", "The database does not answer. Send the request again.", retry_after=5
+            ) from error
+        self.metrics.commit_seconds.observe(time.perf_counter() - started)
+        receipts: dict[UUID, asyncio.Future[str]] = {}
+        fresh_events = fresh_bytes = 0
+        for event, item in zip(events, stored, strict=True):
+            if not item.fresh:
+                continue
+            fresh_events += 1
+            fresh_bytes += len(event.body)
+            self.metrics.events.labels(event.route, "topic" if event.topic else "queue").inc()
+            if event.topic and item.seq is not None and self.broker.available(event.topic):
+                receipts[event.id] = self._send(event, item.seq)
+        self.limiter.count(events[0].tenant, fresh_events, fresh_bytes)
+        if receipts:
+            await asyncio.wait(receipts.values(), timeout=self.settings.limits.receipt_ms / 1000)
+        return [self._outcome(event, item, receipts.get(event.id)) for event, item in zip(events, stored, strict=True)]
+
+    def _send(self, event: NewEvent, seq: int) -> asyncio.Future[str]:
+        topic = event.topic or ""
+        payload, properties = self.keyring.message(
+            str(event.id),
+            event.tenant,
+            event.execution_id,
+            event.type,
+            topic,
+            int(event.created_at.timestamp()),
+            int(event.expires_at.timestamp()),
+            event.traceparent or "",
+        )
+        receipt = self.broker.submit(topic, payload, properties)
+
+        def settled(future: asyncio.Future[str]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                self.outbox.stored(seq)
+
+        receipt.add_done_callback(settled)
+        return receipt
+
+    @staticmethod
+    def _outcome(event: NewEvent, stored: Stored, receipt: asyncio.Future[str] | None) -> Outcome:
+        if not stored.fresh:
+            if not stored.same:
+                return Problem(
+                    "key-reused",
+                    f"The idempotency key {event.key} was used for another event ({stored.id}).",
+                    [("/idempotency_key", "Use a new key for a new event, and the same content with the same key")],
+                )
+            # Without an execution id of the client's own, the event's id is that, too.
+            execution = str(stored.id) if event.execution_id == str(event.id) else event.execution_id
+            return Accepted(stored.id, execution, QUEUED if stored.waiting else PUBLISHED, repeated=True)
+        done = receipt is not None and receipt.done() and not receipt.cancelled() and receipt.exception() is None
+        return Accepted(event.id, event.execution_id, PUBLISHED if done else QUEUED)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The outbox: what is committed in PostgreSQL but not confirmed by Pulsar.
+
+A row is made with its event and deleted once Pulsar has the message. Usually that takes milliseconds; after a crash or
+while Pulsar is away the sweeper, which runs in each process, publishes what is left. A message may go out twice then,
+never not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from n8n_platform.bridge import db
+from n8n_platform.bridge.metrics import PublishMetrics
+from n8n_platform.bridge.settings import Limits
+from n8n_platform.bridge.signing import Keyring
+
+LOG = logging.getLogger(__name__)
+BATCH = 500
+FORGET_SECONDS = 0.02
+SWEEP_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+# Longest wait between two attempts for one row, seconds.
+PATIENCE_SECONDS = 30.0
+
+STATISTICS = """
+SELECT topic, count(*) AS rows, extract(epoch FROM now() - min(created_at))::float8 AS age
+FROM (SELECT topic, created_at FROM bridge.outbox LIMIT $1) AS o GROUP BY topic
+"""
+
+# Rows the sweeper is busy with are left to it.
+FORGET = """
+DELETE FROM bridge.outbox WHERE seq IN (
+    SELECT seq FROM bridge.outbox WHERE seq = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)
+"""
+
+# The day follows from the id, so that only one partition is looked at.
+TAKE = """
+WITH taken AS (
+    SELECT * FROM bridge.outbox WHERE not_before <= now() AND topic = ANY ($1::text[])
+    ORDER BY seq LIMIT $2 FOR UPDATE SKIP LOCKED)
+SELECT t.seq, t.event_id, t.topic, t.tenant, t.reason, e.execution_id, e.type, e.traceparent, e.created_at, e.expires_at
+FROM taken t LEFT JOIN bridge.event e ON e.id = t.event_id AND e.day = bridge.event_day(t.event_id)
+ORDER BY t.seq
+"""
+
+POSTPONE = """
+UPDATE bridge.outbox SET attempts = attempts + 1,
+       not_before = now() + make_interval(secs => least($2::float8, power(2, least(attempts, 10))))
+WHERE seq = ANY ($1::bigint[])
+"""
+
+TOPICS = "SELECT DISTINCT topic FROM (SELECT topic FROM bridge.outbox WHERE not_before <= now() LIMIT 1000) AS o"
+
+
+class Sender(Protocol):
+    """What the outbox needs of :class:`broker.Broker`."""
+
+    enabled: bool
+
+    def submit(self, topic: str, payload: bytes, properties: Mapping[str, str]) -> asyncio.Future[str]:
+        """Send a message; the future fails when Pulsar did not confirm it."""
+
+    async def prepare(self, topics: list[str]) -> None:
+        """Open producers."""
+
+    def available(self, topic: str) -> bool:
+        """Return whether a message would be sent now."""
+
+
+@dataclass
+class Backlog:
+    """How much waits, by topic: rows and the age of the oldest, seconds. ``rows`` stops at the limit."""
+
+    rows: int = 0
+    age: Mapping[str, float] = field(default_factory=dict)
+
+    def refusal(self, topic: str, limits: Limits) -> str | None:
+        """Return why no event for a topic should be accepted now, or None."""
+        if self.rows >= limits.outbox_rows:
+            return f"{limits.outbox_rows} messages or more wait for Pulsar already"
+        if self.age.get(topic, 0.0) > limits.outbox_age_seconds:
+            return f"messages for {topic} have been waiting for {self.age[topic]:.0f} seconds"
+        return None
+
+
+class Outbox:
+    """The outbox of one process. :meth:`run` does its work until it is cancelled."""
+
+    def __init__(self, pool: Any, broker: Sender, keyring: Keyring, limits: Limits, metrics: PublishMetrics) -> None:
+        self.pool = pool
+        self.broker = broker
+        self.keyring = keyring
+        self.limits = limits
+        self.metrics = metrics
+        self.backlog = Backlog()
+        self._stored: list[int] = []
+        self._wake = asyncio.Event()
+
+    def stored(self, seq: int) -> None:
+        """Note that Pulsar has a message; its row is deleted soon, together with others."""
+        self._stored.append(seq)
+        self._wake.set()
+
+    async def forget(self) -> None:
+        """Delete the rows of messages that Pulsar has."""
+        done, self._stored = self._stored, []
+        if not done:
+            return
+        try:
+            await self.pool.execute(FORGET, done)
+        except BaseException:
+            self._stored = done + self._stored
+            raise
+
+    async def look(self) -> None:
+        """See how much waits."""
+        rows = await self.pool.fetch(STATISTICS, self.limits.outbox_rows)
+        self.backlog = Backlog(sum(row["rows"] for row in rows), {row["topic"]: float(row["age"]) for row in rows})
+        self.metrics.outbox_rows.set(self.backlog.rows)
+        self.metrics.outbox_age.set(max(self.backlog.age.values(), default=0.0))
+
+    async def sweep(self) -> int:
+        """Publish a batch of what is left; return how many Pulsar took. Its rows are locked until then."""
+        if not self.broker.enabled:
+            return 0
+        topics = [row["topic"] for row in await self.pool.fetch(TOPICS)]
+        await self.broker.prepare(topics)
+        ready = [topic for topic in topics if self.broker.available(topic)]
+        if not ready:
+            return 0
+        async with self.pool.acquire() as connection, connection.transaction():
+            rows = await connection.fetch(TAKE, ready, BATCH)
+            receipts = {row["seq"]: self._send(row) for row in rows if row["type"] is not None}
+            if receipts:
+                await asyncio.wait(receipts.values())
+            failed = [seq for seq, receipt in receipts.items() if receipt.exception() is not None]
+            # Without its event a row has nothing to say any more.
+            gone = [row["seq"] for row in rows if row["seq"] not in failed]
+            await connection.execute("DELETE FROM bridge.outbox WHERE seq = ANY ($1::bigint[])", gone)
+            if failed:
+                await connection.execute(POSTPONE, failed, PATIENCE_SECONDS)
+        for row in rows:
+            if row["seq"] in receipts and row["seq"] not in failed:
+                self.metrics.swept.labels(row["topic"]).inc()
+        if rows:
+            LOG.info("swept the outbox", extra={"published": len(receipts) - len(failed), "failed": len(failed)})
+        return len(receipts) - len(failed)
+
+    def _send(self, row: Mapping[str, Any]) -> asyncio.Future[str]:
+        # A dead letter is to be read for as long as its topic keeps it, whatever became of its event.
+        issued = int(time.time()) if row["reason"] else int(row["created_at"].timestamp())
+        expires = issued + 30 * 86400 if row["reason"] else int(row["expires_at"].timestamp())
+        payload, properties = self.keyring.message(
+            str(row["event_id"]),
+            row["tenant"],
+            row["execution_id"],
+            row["type"],
+            row["topic"],
+            issued,
+            expires,
+            row["traceparent"] or "",
+        )
+        if row["reason"]:
+            properties["reason"] = row["reason"]
+        return self.broker.submit(row["topic"], payload, properties)
+
+    async def run(self) -> None:
+        """Delete, look and sweep until cancelled; what is left to delete is deleted at the end."""
+        try:
+            await asyncio.gather(
+                forever("look", self.look, LOOK_SECONDS),
+                forever("sweep", self._sweep_on, SWEEP_SECONDS),
+                forever("forget", self._forget_on, FORGET_SECONDS),
+            )
+        finally:
+            with contextlib.suppress(*db.UNAVAILABLE):
+                await self.forget()
+
+    async def _sweep_on(self) -> None:
+        while await self.sweep() == BATCH:
+            pass
+
+    async def _forget_on(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+        # Others join meanwhile.
+        await asyncio.sleep(FORGET_SECONDS)
+        try:
+            await self.forget()
+        except BaseException:
+            self._wake.set()
+            raise
+
+
+async def forever(name: str, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do something again and again with a pause between; failures are logged, and the pause gets longer."""
+    failures = 0
+    while True:
+        try:
+            await work()
+            failures = 0
+        except db.UNAVAILABLE as error:
+            failures += 1
+            LOG.warning("PostgreSQL does not answer", extra={"work": name, "error": f"{type(error).__name__}: {error}"})
+        except Exception:
+            failures += 1
+            LOG.exception("failed, and goes on", extra={"work": name})
+        await asyncio.sleep(min(seconds + failures, 10.0) if failures else seconds)
