@@ -56,6 +56,7 @@ def split(name: Any) -> tuple[str, str, str]:
 def _topics(topology: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the topics by full name, dead letters included."""
     found: dict[str, dict[str, Any]] = {}
+    dead: dict[str, dict[str, Any]] = {}
     for entry in topology:
         if unknown := sorted(set(entry) - TOPIC_KEYS):
             raise AnsibleFilterError(f"pulsar_topology: {entry.get('name')} has unknown {', '.join(unknown)}.")
@@ -71,11 +72,9 @@ def _topics(topology: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) 
         letters = str(settings["dead_letter_namespace"])
         wanted = entry.get("dead_letter")
         if namespace != letters and (wanted is None or wanted):
-            found.setdefault(
-                f"{tenant}/{letters}/{namespace}.{topic}",
-                {"partitions": 0, "subscriptions": [str(settings["dead_letter_subscription"])]},
-            )
-    return found
+            letter = {"partitions": 0, "subscriptions": [str(settings["dead_letter_subscription"])]}
+            dead[f"{tenant}/{letters}/{namespace}.{topic}"] = letter
+    return {**dead, **found}
 
 
 def _rights(namespaces: Mapping[str, set[str]], permissions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
