@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Break the platform while a careful client publishes, then compare what was acknowledged with its effects."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from molecule.bridge.api import DOMAIN, SECRETS, until
+
+HERE = Path(__file__).parent
+DIRECTORY = "/var/tmp/bridge-faults"  # noqa: S108  (on the test host)
+PROGRAMS = ("client.py", "sink.py", "forge.py", "workflows.json")
+RATE = 3
+BRIDGE = "http://127.0.86.1:8601"
+
+
+@dataclass
+class Row:
+    """What became of the events of one phase. ``retried``: accepted only at a later try of the client."""
+
+    phase: str
+    sent: int = 0
+    acknowledged: int = 0
+    retried: int = 0
+    once: int = 0
+    lost: int = 0
+    twice: int = 0
+
+
+class Platform:
+    """A test host with n8n, Pulsar and the bridge."""
+
+    def __init__(self, container: str) -> None:
+        self.container = container
+
+    def run(self, command: str, check: bool = True, timeout: float = 120) -> str:
+        """Run a shell command on the host and return what it printed."""
+        done = subprocess.run(
+            ["docker", "exec", self.container, "sh", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Return the rows of a query on the bridge's database."""
+        text = self.run(f"su postgres -c \"psql -d n8n_bridge -XAt -F '|'\" <<'END'\n{query}\nEND\n")
+        return [line.split("|") for line in text.splitlines()]
+
+    # --- load ------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Bring client, sink and workflows to the host and wait until a workflow answers."""
+        self.stop_client()
+        self.run("systemctl stop bridge-faults-sink.service", check=False)
+        self.run(f"rm -rf {DIRECTORY}; mkdir -p {DIRECTORY}; touch {DIRECTORY}/effects")
+        for name in PROGRAMS:
+            subprocess.run(["docker", "cp", "-q", HERE / name, f"{self.container}:{DIRECTORY}/{name}"], check=True)
+        self.phase("none")
+        self.import_into_n8n("credentials", [self.credential()])
+        self.import_into_n8n("workflow", json.loads((HERE / "workflows.json").read_text(encoding="utf-8")))
+        for number in (1, 2, 3):
+            self.run(f"n8n publish:workflow --id=bridgefaults000{number}")
+        self.run(
+            f"systemd-run --quiet --collect --unit=bridge-faults-sink python3 {DIRECTORY}/sink.py {DIRECTORY}/effects"
+        )
+        until(self.answers, 120, "the test workflows answer")
+
+    def credential(self) -> dict[str, object]:
+        """Return what the workflows claim with, as n8n imports it."""
+        data = {
+            "grantType": "clientCredentials",
+            "accessTokenUrl": f"{BRIDGE}/pulsar/oauth/token",
+            "clientId": "n8n",
+            "clientSecret": self.run(f"cat {SECRETS}/bridge_client_n8n").strip(),
+            "scope": "claim",
+            "authentication": "header",
+        }
+        return {"id": "bridgeclaim00001", "name": "Bridge", "type": "oAuth2Api", "data": data}
+
+    def import_into_n8n(self, kind: str, entries: list[dict[str, object]]) -> None:
+        """Import workflows or credentials by n8n's own command."""
+        path = f"/var/lib/n8n/cli/bridge-{kind}.json"
+        self.run(f"cat > {path} <<'END'\n{json.dumps(entries)}\nEND\nchown n8n {path}")
+        self.run(f"n8n import:{kind} --input={path}; rm {path}")
+
+    def answers(self) -> bool:
+        """Tell whether both webhook processes know all workflows (a GET is refused by name, then)."""
+        names = ("effect", "slow", "poison")
+        addresses = [f"http://127.0.0.1:{port}/webhook/bridge/{name}" for port in (5701, 5702) for name in names]
+        return all("POST request" in self.run(f"curl -s -m 5 {one}", check=False) for one in addresses)
+
+    def start_client(self) -> None:
+        """Start the client."""
+        self.run(
+            "systemd-run --quiet --collect --unit=bridge-faults-client "
+            f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} {DOMAIN} {SECRETS}/bridge_client_faults"
+        )
+
+    def stop_client(self) -> None:
+        """Stop the client once it has got its answers."""
+        self.run("systemctl stop bridge-faults-client.service", check=False)
+
+    def phase(self, name: str) -> None:
+        """Name the events from here on."""
+        self.run(f"echo {name} > {DIRECTORY}/phase.new && mv {DIRECTORY}/phase.new {DIRECTORY}/phase")
+
+    def lines(self, name: str) -> list[list[str]]:
+        """Return the lines of a file of the client or the sink, split into words."""
+        return [line.split() for line in self.run(f"cat {DIRECTORY}/{name}").splitlines()]
+
+    def acknowledged(self, phase: str) -> int:
+        """Return how many events of a phase the bridge has accepted."""
+        return sum(words[0].startswith(f"bf-{phase}-") for words in self.lines("acknowledged"))
+
+    def wait_for(self, phase: str, more: int, seconds: float = 120) -> None:
+        """Wait until so many more events of a phase are accepted."""
+        wanted = self.acknowledged(phase) + more
+        until(lambda: self.acknowledged(phase) >= wanted, seconds, f"{wanted} accepted events in phase {phase}")
+
+    # --- faults ----------------------------------------------------------------------------------------------------
+
+    def kill(self, *units: str) -> None:
+        """Kill all processes of units; systemd has to start them again by itself."""
+        for unit in units:
+            self.run(f"systemctl kill --signal=SIGKILL {unit}")
+
+    def kill_postgres(self) -> None:
+        """Kill PostgreSQL's first process only, as the kernel would."""
+        self.run("kill -9 $(systemctl show --property MainPID --value postgresql@17-main.service)")
+
+    def pause_broker(self) -> None:
+        """Have the broker hang for some seconds, as on a cut network: connections stay and nobody answers."""
+        self.run("systemctl kill --signal=SIGSTOP n8n-pulsar-broker.service")
+        self.wait_for("hang", 15)
+        self.run("systemctl kill --signal=SIGCONT n8n-pulsar-broker.service")
+
+    def converge(self) -> None:
+        """Converge with a changed setting, so that every process of the bridge is restarted."""
+        directory = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
+        done = subprocess.run(
+            ["ansible-playbook", "-i", directory / "inventory", HERE / "reconverge.yml"],
+            env={**os.environ, "ANSIBLE_CONFIG": str(directory / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+
+    # --- the reckoning ---------------------------------------------------------------------------------------------
+
+    def reckon(self) -> list[Row]:
+        """Compare what the client was promised with the effects that were noted."""
+        accepted = {words[0]: int(words[2]) for words in self.lines("acknowledged")}
+        effects = Counter(words[0] for words in self.lines("effects"))
+        rows: dict[str, Row] = {}
+        for (uid,) in self.lines("sent"):
+            row = rows.setdefault(uid.split("-")[1], Row(uid.split("-")[1]))
+            row.sent += 1
+            row.twice += effects[uid] > 1
+            if uid in accepted:
+                row.acknowledged += 1
+                row.retried += accepted[uid] > 1
+                row.once += effects[uid] == 1
+                row.lost += effects[uid] == 0
+        return list(rows.values())
+
+    def settled(self) -> bool:
+        """Tell whether everything that was accepted has had its effect."""
+        return not any(row.lost for row in self.reckon())
+
+    def report(self) -> str:
+        """Return what helps to understand a failure."""
+        lost = (
+            "SELECT d.state, d.attempt, d.last_error, count(*) FROM bridge.delivery d GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+        )
+        return self.run(
+            f"systemctl --failed --no-legend; su postgres -c \"psql -d n8n_bridge -Xc '{lost}'\";"
+            "su postgres -c \"psql -d n8n_bridge -Xc 'SELECT count(*) AS outbox FROM bridge.outbox'\";"
+            "journalctl --no-pager -n 60 -p warning -u 'n8n-bridge-*' -u 'n8n-pulsar-*'",
+            check=False,
+        )
+
+
+Fault = Callable[[Platform], None]
+FAULTS: dict[str, Fault] = {
+    "api": lambda platform: platform.kill("n8n-bridge-api@1.service", "n8n-bridge-api@2.service"),
+    "consumer": lambda platform: platform.kill("n8n-bridge-consumer@1.service", "n8n-bridge-consumer@2.service"),
+    "broker": lambda platform: platform.kill("n8n-pulsar-broker.service"),
+    "hang": Platform.pause_broker,
+    "bookie": lambda platform: platform.kill("n8n-pulsar-bookie.service"),
+    "zookeeper": lambda platform: platform.kill("n8n-pulsar-zookeeper.service"),
+    "postgres": Platform.kill_postgres,
+    "webhook": lambda platform: platform.kill("n8n-webhook@1.service", "n8n-webhook@2.service"),
+}
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return rows as a table."""
+    columns = ("phase", "sent", "acknowledged", "retried", "once", "lost", "twice")
+    lines = ["  ".join(f"{column:>12}" for column in columns)]
+    lines += ["  ".join(f"{getattr(row, column):>12}" for column in columns) for row in rows]
+    return "\n".join(lines)
