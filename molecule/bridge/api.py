@@ -33,10 +33,14 @@ class Answer:
 
 
 class Api:
-    """The bridge's interface; ``run`` runs a shell command on the test host and returns what it printed."""
+    """The bridge's interface; ``run`` runs a shell command on a host of the bridge and returns what it printed.
 
-    def __init__(self, run: Callable[[str], str]) -> None:
+    ``address`` is that of Traefik, as that host sees it.
+    """
+
+    def __init__(self, run: Callable[[str], str], address: str = "127.0.0.1") -> None:
         self.run = run
+        self.address = address
         self.tokens: dict[str, str] = {}
 
     def secret(self, name: str) -> str:
@@ -46,7 +50,7 @@ class Api:
     def call(self, method: str, path: str, *options: str, body: Any = None) -> Answer:
         """Send a request; a body that is text goes as it is, anything else as JSON."""
         command = ["curl", "--silent", "--show-error", "--max-time", "30", "--cacert", AUTHORITY, "--request", method]
-        command += ["--resolve", f"{DOMAIN}:443:127.0.0.1", "--write-out", STATUS, *options]
+        command += ["--resolve", f"{DOMAIN}:443:{self.address}", "--write-out", STATUS, *options]
         given = ""
         if body is not None:
             text = body if isinstance(body, str) else json.dumps(body)

@@ -25,7 +25,7 @@ MEMORY_MB = {
     "n8n": 4000,
     "site": 5000,
     "faults": 6000,
-    "multi_host": 8000,
+    "multi_host": 9500,
     "restore": 5000,
     "disaster": 4500,
     "observability": 6000,

@@ -15,6 +15,8 @@ import pytest
 import testinfra
 import yaml
 
+from molecule.bridge.api import Api
+
 ROOT = Path(__file__).parents[3]
 TLS = "/etc/n8n-platform/tls"
 HOSTS = {name: f"n8n-platform-{name}" for name in ("edge", "app-1", "app-2", "data")}
@@ -133,7 +135,8 @@ def test_every_target_on_every_host_answers(hosts: dict[str, Any]) -> None:
     } == set()
     assert {target["labels"]["instance"] for target in found} >= set(HOSTS.values())
     jobs = {target["labels"]["job"] for target in found}
-    assert jobs >= {"node", "postgres", "redis", "n8n-main", "n8n-webhook", "n8n-worker", "traefik", "otelcol"}
+    assert jobs >= set("node postgres redis n8n-main n8n-webhook n8n-worker traefik otelcol".split())
+    assert jobs >= set("zookeeper bookie pulsar bridge-api bridge-consumer".split())
 
 
 def test_log_lines_and_a_trace_of_the_workflow_arrive(hosts: dict[str, Any]) -> None:
@@ -147,6 +150,21 @@ def test_log_lines_and_a_trace_of_the_workflow_arrive(hosts: dict[str, Any]) -> 
 
     # The workflow went from the edge to a worker, and so did its trace.
     assert eventually(services, lambda names: len(set(names) - {"jaeger"}) > 1)
+
+
+def test_an_event_goes_through_pulsar_to_a_workflow(hosts: dict[str, Any], addresses: dict[str, str]) -> None:
+    workflow = (ROOT / "molecule/bridge/workflow.json").read_text(encoding="utf-8")
+    app = hosts["app-1"]
+    target = "/var/lib/n8n/cli/bridge.json"
+    app.check_output("printf %s %s > %s", "%s", workflow, target)
+    app.check_output(
+        f"chown n8n {target}; n8n import:workflow --input={target}; n8n publish:workflow --id=bridgeecho000001"
+    )
+    api = Api(lambda command: str(app.check_output(command.replace("%", "%%"))), addresses["edge"])
+    answer = api.publish("n8n", "short.check", {"uid": "multi-host"}, workflow="echo")
+    assert answer.status == 202, answer
+    assert answer.json["state"] == "published"
+    api.wait("n8n", answer.json["id"], "done", 60)
 
 
 def test_the_data_comes_back_where_n8n_and_the_database_are_apart(
