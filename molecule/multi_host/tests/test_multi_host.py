@@ -135,8 +135,8 @@ def test_every_target_on_every_host_answers(hosts: dict[str, Any]) -> None:
     } == set()
     assert {target["labels"]["instance"] for target in found} >= set(HOSTS.values())
     jobs = {target["labels"]["job"] for target in found}
-    assert jobs >= set("node postgres redis n8n-main n8n-webhook n8n-worker traefik otelcol".split())
-    assert jobs >= set("zookeeper bookie pulsar bridge-api bridge-consumer".split())
+    assert jobs >= {"node", "postgres", "redis", "n8n-main", "n8n-webhook", "n8n-worker", "traefik", "otelcol"}
+    assert jobs >= {"zookeeper", "bookie", "pulsar", "bridge-api", "bridge-consumer"}
 
 
 def test_log_lines_and_a_trace_of_the_workflow_arrive(hosts: dict[str, Any]) -> None:
