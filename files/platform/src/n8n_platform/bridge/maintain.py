@@ -110,6 +110,6 @@ async def run(connection: Any, retention: Retention, today: date) -> Upkeep:
     await connection.execute("DELETE FROM bridge.usage WHERE day < $1", today - timedelta(days=retention.event_days))
     LOG.info(
         "upkeep",
-        extra={"created": result.created, "dropped": result.dropped, "kept": result.kept, "deleted": result.deleted},
+        extra={"made": result.created, "dropped": result.dropped, "kept": result.kept, "deleted": result.deleted},
     )
     return result

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -56,8 +55,12 @@ async def _problem(request: Request, error: Exception) -> Response:
     return hot.problem_response(Problem("unavailable", "The database does not answer. Try again.", retry_after=5))
 
 
+async def _failed(request: Request, error: Exception) -> Response:
+    return hot.problem_response(Problem("internal", "The bridge has failed; its log has the reason."))
+
+
 class Shield:
-    """The outermost layer: whatever breaks, the client gets a problem and the log gets the reason."""
+    """The outermost layer: what broke goes to the log, once; the client has got a problem by then."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -67,20 +70,10 @@ class Shield:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
-
-        async def watched(message: Any) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send)
         except Exception:
             LOG.exception("a request failed", extra={"method": scope["method"], "path": scope["path"]})
-            if not begun:
-                problem = Problem("internal", "The bridge has failed; its log has the reason.")
-                await hot.problem_response(problem)(scope, receive, send)
 
 
 def build(
@@ -92,7 +85,14 @@ def build(
     metrics: PublishMetrics,
 ) -> ASGIApp:
     """Return the application."""
-    app = FastAPI(title="bridge", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="bridge",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        # Spans, metrics and logs are made by hand: what the framework makes costs more than what it is made for.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
     app.state.services = services
     handlers = hot.HotRoutes(services.publisher, services.authenticator, settings.limits, tracing, metrics)
     app.add_route(f"{PREFIX}/publish", handlers.publish, methods=["POST"], include_in_schema=False)
@@ -101,6 +101,7 @@ def build(
     app.include_router(oauth.router(accounts, issuer), prefix=f"{PREFIX}/oauth")
     for kind in (Problem, RequestValidationError, HTTPException, *db.UNAVAILABLE):
         app.add_exception_handler(kind, _problem)
+    app.add_exception_handler(Exception, _failed)
     document = openapi.describe(app, settings)
     text = page.render(document)
 

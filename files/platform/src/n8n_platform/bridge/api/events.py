@@ -20,6 +20,9 @@ from n8n_platform.bridge.api.publishing import Publisher
 from n8n_platform.bridge.store import Claim
 from n8n_platform.bridge.telemetry import valid_traceparent
 
+# Requests here are a few fields.
+LARGEST_BODY = 8192
+
 
 class Events(Protocol):
     """What is needed of :class:`store.EventStore`."""
@@ -94,7 +97,7 @@ async def found(store: Events, tenant: str, event_id: UUID) -> Mapping[str, Any]
     return row
 
 
-api = APIRouter()
+api = APIRouter(max_body_size=LARGEST_BODY)
 
 
 @api.get("/events/{event_id}", tags=["events"], summary="The state of an event", operation_id="get_event")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +21,7 @@ from n8n_platform.bridge.metrics import PublishMetrics
 from n8n_platform.bridge.settings import Limits
 from n8n_platform.bridge.store import NewEvent
 
+LOG = logging.getLogger(__name__)
 ACCEPTED, MIXED, UNAVAILABLE = 202, 207, 503
 # Text around the data of an event: names of fields, ids.
 ENVELOPE_BYTES = 4096
@@ -139,6 +141,19 @@ class HotRoutes:
             bridge__state=outcome.state,
             http__response__status_code=ACCEPTED,
         )
+        LOG.info(
+            "accepted",
+            extra={
+                "event_id": str(outcome.id),
+                "execution_id": outcome.execution_id,
+                "message_id": outcome.message_id,
+                "tenant": principal.tenant,
+                "client": principal.client,
+                "trace_id": span.trace_id,
+                "route": event.route,
+                "state": outcome.state,
+            },
+        )
         headers = {"location": f"/pulsar/events/{outcome.id}"}
         if outcome.repeated:
             headers["idempotency-replayed"] = "true"
@@ -179,6 +194,17 @@ class HotRoutes:
         if not accepted and isinstance(last, Problem) and {item["status"] for item in answers} == {UNAVAILABLE}:
             raise last  # for everybody who looks at the status only: nothing was stored
         status = ACCEPTED if accepted == len(answers) else MIXED
+        LOG.info(
+            "accepted a batch",
+            extra={
+                "tenant": principal.tenant,
+                "client": principal.client,
+                "trace_id": span.trace_id,
+                "accepted": accepted,
+                "refused": len(found) - accepted,
+                "first_event_id": str(events[0].id) if events else None,
+            },
+        )
         span.set(
             messaging__batch__message_count=len(found), bridge__accepted=accepted, http__response__status_code=status
         )

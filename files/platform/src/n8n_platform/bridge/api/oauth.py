@@ -107,7 +107,9 @@ def router(accounts: Accounts, issuer: TokenIssuer, guesses: Guesses | None = No
 
     async def grant(request: Request) -> models.Token:
         form = await read_form(request)
-        if form.get("grant_type") != "client_credentials":
+        if "grant_type" not in form:
+            raise OAuthError("invalid_request", "The field grant_type is missing.")
+        if form["grant_type"] != "client_credentials":
             raise OAuthError("unsupported_grant_type", "Only client_credentials is known.")
         name, secret = credentials(request.headers.get("authorization"), form)
         tries.check(name)

@@ -70,6 +70,7 @@ class Accepted:
     execution_id: str
     state: str
     repeated: bool = False
+    message_id: str | None = None
 
 
 Outcome = Accepted | Problem
@@ -241,5 +242,6 @@ class Publisher:
             # Without an execution id of the client's own, the event's id is that, too.
             execution = str(stored.id) if event.execution_id == str(event.id) else event.execution_id
             return Accepted(stored.id, execution, QUEUED if stored.waiting else PUBLISHED, repeated=True)
-        done = receipt is not None and receipt.done() and not receipt.cancelled() and receipt.exception() is None
-        return Accepted(event.id, event.execution_id, PUBLISHED if done else QUEUED)
+        if receipt is None or not receipt.done() or receipt.cancelled() or receipt.exception() is not None:
+            return Accepted(event.id, event.execution_id, QUEUED)
+        return Accepted(event.id, event.execution_id, PUBLISHED, message_id=receipt.result())
