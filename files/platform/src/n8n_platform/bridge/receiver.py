@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,7 +49,7 @@ class Subscribe(Protocol):
         """Return a consumer of the client."""
 
 
-Handler = Callable[[list[Received]], Awaitable[None]]
+Handler = Callable[[list[Received]], Coroutine[Any, Any, None]]
 
 
 class Receiver:
@@ -120,11 +120,15 @@ class Receiver:
     def _receive(self, consumer: Any) -> None:
         while not self.stopping.is_set():
             batch = self._batch(consumer)
-            if batch and not self.stopping.is_set():
-                asyncio.run_coroutine_threadsafe(self._handed(batch), self.loop).result()
-
-    async def _handed(self, batch: list[Received]) -> None:
-        await self.handle(batch)
+            if not batch or self.stopping.is_set():
+                continue
+            handing = self.handle(batch)
+            try:
+                done = asyncio.run_coroutine_threadsafe(handing, self.loop)
+            except RuntimeError:
+                handing.close()
+                raise
+            done.result()
 
     def _batch(self, consumer: Any) -> list[Received]:
         """Return what is there, at most BATCH messages; waits for the first one only."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import ssl
 import time
@@ -106,6 +107,7 @@ class Caller:
         headers = signing.webhook_headers(self.keys, str(event.id), int(self.clock()), event.body)
         headers |= {
             "content-type": quote(event.content_type, HEADER_SAFE),
+            "accept-encoding": "identity",
             "user-agent": "n8n-bridge",
             "x-bridge-tenant": quote(event.tenant, HEADER_SAFE),
             "x-bridge-execution-id": quote(event.execution_id, HEADER_SAFE),
@@ -126,10 +128,8 @@ class Caller:
                 outcome = await self._call(event, path, timeout_s, retry_statuses, traceparent)
         except TimeoutError:
             outcome = Outcome(Kind.RETRY, Verdict.ILL, error=f"no answer within {timeout_s:g} s")
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
-            # No later attempt changes that.
-            outcome = Outcome(Kind.DEAD, Verdict.NOTHING, error=f"cannot be sent: {error}")
-        except (httpx.HTTPError, OSError) as error:
+        # A bad address is a mistake in the settings, for which no event should die.
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             outcome = Outcome(Kind.RETRY, Verdict.ILL, error=text)
         return Outcome(
@@ -163,12 +163,14 @@ class Caller:
     async def _understand(self, answer: httpx.Response, retry_statuses: frozenset[int]) -> Outcome:
         kind, verdict = judge(answer.status_code, retry_statuses)
         if kind is Kind.DONE:
-            # The answer is read to its end so that the connection can be used again; nobody keeps it.
-            async for _ in answer.aiter_raw():
-                pass
+            # The answer is read to its end so that the connection can be used again; nobody keeps it, and n8n has said
+            # all that counts.
+            with contextlib.suppress(httpx.HTTPError):
+                async for _ in answer.aiter_bytes():
+                    pass
             return Outcome(kind, verdict, answer.status_code)
         begin = b""
-        async for part in answer.aiter_raw():
+        async for part in answer.aiter_bytes():
             begin += part
             if len(begin) >= ANSWER_BYTES:
                 break

@@ -35,6 +35,8 @@ SERVICE = "n8n-bridge-consumer"
 # Ends of attempts that one statement records at most.
 FINISH_BATCH = 100
 TOPICS_SECONDS = 2.0
+# A pass of the scheduler may take so long when the process stops, seconds.
+PASS_SECONDS = 5.0
 # A scheduler that did no pass for so long is stuck, seconds.
 STUCK_SECONDS = 60.0
 
@@ -167,10 +169,13 @@ class Process:
         LOG.info("stopping")
         self.health.stopping = True
         self.watching.cancel()
-        self.scheduling.cancel()
         for item in self.receivers.values():
             item.stop()
         self.intake.stop()
+        self.scheduler.stop()
+        # A pass cut off in the middle would leave leases behind.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.scheduling, PASS_SECONDS)
         await asyncio.gather(self.watching, self.scheduling, return_exceptions=True)
         tasks = self.intake.tasks | self.scheduler.tasks
         if tasks:

@@ -61,14 +61,14 @@ class Scheduler:
         # Starts a pass at once; an end of a delivery does only while something due found no room.
         self.wake = asyncio.Event()
         self.hungry = False
+        self.stopping = False
         delivery.ended = self.ended
         self.last_pass = clock()
         self._leases_at = self._counts_at = float("-inf")
 
     async def run(self) -> None:
-        """Do passes until cancelled; a database that is away only delays them."""
-        while True:
-            self.wake.clear()
+        """Do passes until told to stop; a database that is away only delays them."""
+        while not self.stopping:
             wait = self.every_s
             try:
                 if await self.once():
@@ -82,6 +82,13 @@ class Scheduler:
             await asyncio.sleep(SHORTEST_SECONDS)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.wake.wait(), max(0.0, wait - SHORTEST_SECONDS))
+            if not self.stopping:
+                self.wake.clear()
+
+    def stop(self) -> None:
+        """Begin no other pass; the one under way comes to its end."""
+        self.stopping = True
+        self.wake.set()
 
     async def once(self) -> int:
         """Do one pass and return how many deliveries were begun."""
