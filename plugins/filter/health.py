@@ -71,18 +71,57 @@ def _monitoring_units(settings: Mapping[str, Any], groups: set[str]) -> list[dic
     return units
 
 
+def _pulsar(settings: Mapping[str, Any], groups: set[str], plan: dict[str, Any]) -> None:
+    """Add Pulsar to the plan of a host."""
+    ports, install, config = settings["ports"], settings["install_dir"], settings["config_dir"]
+    multi, address = settings["multi_host"], settings["address"] if settings["multi_host"] else "127.0.0.1"
+    web = f"https://{address}:{ports['pulsar_web_tls']}" if multi else f"http://{address}:{ports['pulsar_web']}"
+    daemons = {
+        "zookeeper": (f"tcp:{address}:{ports['zookeeper']}", "zookeeper.conf"),
+        "bookie": (f"tcp:{address}:{ports['bookie']}", "bookkeeper.conf"),
+        "broker": (f"{web}/status.html", "broker.conf"),
+    }
+    for name, (probe, file) in daemons.items():
+        if f"pulsar_{name}" in groups:
+            sources = [f"{install}/pulsar/current", f"{config}/pulsar/{file}", f"{config}/pulsar/{name}.env"]
+            sources += [f"{settings['tls_dir']}/host.crt"] if multi else []
+            plan["units"].append({"name": f"n8n-pulsar-{name}.service", "probe": probe, "sources": sources})
+    if "pulsar_bookie" in groups:
+        plan["units"].append({"name": "n8n-pulsar-bookie-watch.timer"})
+        plan["pulsar"]["watch"] = f"{settings['state_dir']}/pulsar/bookie-watch.json"
+    if "pulsar_broker" in groups:
+        plan["pulsar"] |= {
+            "url": web,
+            "token_file": f"{settings['secrets_dir']}/pulsar_admin_token",
+            "ca_file": f"{settings['tls_dir']}/ca.crt" if multi else "",
+            "dead_letters": settings["pulsar_dead_letters"],
+        }
+
+
+def _bridge_units(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the units of the bridge that must run on a host."""
+    units: list[dict[str, Any]] = []
+    sources = [f"{settings['install_dir']}/bridge/current", f"{settings['config_dir']}/bridge/settings.json"]
+    for kind, count in settings["bridge_processes"].items():
+        for i in range(1, int(count) + 1):
+            probe = f"http://127.0.0.1:{int(settings['ports'][f'bridge_{kind}_ops_base']) + i}/health/ready"
+            units.append({"name": f"n8n-bridge-{kind}@{i}.service", "probe": probe, "sources": sources})
+    return [*units, {"name": "n8n-bridge-maintain.timer"}]
+
+
 def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the module platform_health has to look at on one host, as its options.
 
     ``settings`` holds ``group_names``, ``ports``, ``multi_host``, ``address``, ``webhooks``, ``workers``,
-    ``redis_instances``, ``redis_prefix``, ``ops_address``, ``domain``, ``versions`` (of n8n, nodejs, traefik
-    and versitygw), ``object_store_provider``,
+    ``redis_instances``, ``redis_prefix``, ``ops_address``, ``domain``, ``versions`` (of n8n, nodejs, traefik,
+    versitygw and pulsar), ``object_store_provider``, ``bridge_processes``,
+    ``pulsar_dead_letters``,
     ``backup_max_behind_seconds`` and the directories ``install_dir``, ``config_dir``, ``secrets_dir``, ``tls_dir``,
     ``state_dir``.
     """
     groups, ports, install = set(settings["group_names"]), settings["ports"], settings["install_dir"]
     renewed = [f"{settings['tls_dir']}/host.crt"] if settings["multi_host"] else []
-    plan: dict[str, Any] = {"units": [], "redis": [], "certificates": {}, "versions": {}, "backup": {}}
+    plan: dict[str, Any] = {"units": [], "redis": [], "certificates": {}, "versions": {}, "backup": {}, "pulsar": {}}
     tools = []
     if "postgres" in groups:
         plan["units"].append({"name": "postgresql@*.service"})
@@ -125,6 +164,11 @@ def health_plan(settings: Mapping[str, Any]) -> dict[str, Any]:
         if "postgres" in groups:
             plan["units"].append({"name": "n8n-backup-watch.timer"})
     plan["units"] += _monitoring_units(settings, groups)
+    if groups & {"pulsar_zookeeper", "pulsar_bookie", "pulsar_broker"}:
+        _pulsar(settings, groups, plan)
+        tools.append("pulsar")
+    if "bridge" in groups:
+        plan["units"] += _bridge_units(settings)
     for tool in tools:
         plan["versions"][tool] = {"link": f"{install}/{tool}/current", "wanted": settings["versions"][tool]}
     return plan

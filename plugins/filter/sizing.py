@@ -239,7 +239,8 @@ def n8n_connections(
     """Return how many connections PostgreSQL must allow for every n8n process of the platform, and ``more``.
 
     The sum of all pools x 1.2 (a process that restarts briefly holds two pools) + 20 for administration, exporters and
-    backups + ``more`` for other services, rounded up to a multiple of 50: a change needs a restart of PostgreSQL, one worker more should not.
+    backups + ``more`` for other services, rounded up to a multiple of 50: a change needs a restart of PostgreSQL, one
+    worker more should not.
     ``webhooks`` and ``workers`` are the counts per host; a host's own variables in ``hostvars`` come first.
 
     Example: ``{{ groups | dealscale.n8n_platform.n8n_connections(hostvars, platform_n8n_pool, platform_n8n_webhooks,

@@ -72,6 +72,12 @@ options:
       without PostgreSQL), C(max_behind_seconds) what a repository may be behind. Empty when none are made here.
     type: dict
     default: {}
+  pulsar:
+    description: >-
+      Pulsar on this host: C(watch) is the report of the watch of its bookie; C(url), C(token_file), C(ca_file) and
+      C(dead_letters) (their namespace) ask its broker. Each is empty without that part.
+    type: dict
+    default: {}
   backlog_interval:
     description: Seconds between two looks at a queue in which jobs wait and nothing is active.
     type: float
@@ -118,7 +124,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health as host_health
-from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health_backup
+from ansible_collections.dealscale.n8n_platform.plugins.module_utils import health_backup, health_pulsar
 from ansible_collections.dealscale.n8n_platform.plugins.module_utils.health import (
     MEMORY_HIGH,
     Health,
@@ -430,6 +436,7 @@ def main() -> None:
             "limits": {"type": "path", "default": "/var/lib/n8n-platform/limits.json"},
             "guard": {"type": "str", "default": ""},
             "backup": {"type": "dict", "default": {}},
+            "pulsar": {"type": "dict", "default": {}},
             "backlog_interval": {"type": "float", "default": 3},
         },
         supports_check_mode=True,
@@ -443,6 +450,8 @@ def main() -> None:
         host_health.check_guard(health, Path(given["guard"]))
     if given["backup"]:
         health_backup.check_backup(health, given["backup"])
+    if given["pulsar"]:
+        health_pulsar.check_pulsar(health, given["pulsar"])
     host_health.check_certificates(health, given["certificates"])
     host_health.check_versions(health, given["versions"])
     host_health.check_disks(health, given["disks"])

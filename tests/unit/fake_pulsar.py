@@ -89,6 +89,12 @@ class FakePulsar:
     def route(self, method: str, path: str, body: Any, query: dict[str, list[str]]) -> Any:
         """Find who answers."""
         kind, _, rest = path.partition("/")
+        if kind == "brokers":
+            return "ok"
+        if path == "tenants":
+            return sorted(self.tenants)
+        if kind == "namespaces" and "/" not in rest:
+            return [name for name in self.namespaces if name.startswith(f"{rest}/")]
         return {"tenants": self.tenant, "namespaces": self.namespace, "persistent": self.topic}[kind](
             method, rest, body, query
         )
@@ -156,6 +162,12 @@ class FakePulsar:
         if short is None:
             names = [name for name, topic in self.topics.items() if not topic["partitions"]]
             return [f"persistent://{name}" for name in names if name.startswith(f"{space}/")]
+        if short == "partitioned" and method == "GET":
+            return [
+                f"persistent://{name}"
+                for name, topic in self.topics.items()
+                if topic["partitions"] and name.startswith(f"{space}/")
+            ]
         name = f"{space}/{short}"
         topic = self.topics.get(name)
         if method == "GET":

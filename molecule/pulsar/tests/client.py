@@ -78,6 +78,7 @@ def send(client: Any, topic: str, seconds: float, rate: float, path: str) -> dic
                 open_ids -= 1
                 not_stored += 1
                 again.append(due)
+            threading.Event().wait(0.02)
     Path(path).write_text(json.dumps(stored), encoding="utf-8")
     return {"stored": len(stored), "sent": number, "not_stored": not_stored, "longest_gap": round(gap, 2)}
 
