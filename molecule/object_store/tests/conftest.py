@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
 import testinfra
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -19,9 +24,6 @@ SECRETS = "/etc/n8n-platform/secrets"
 SETTINGS = "/etc/n8n-platform/object-store/settings.json"
 SERVER = "docker://n8n-platform-object-store"
 BACKUP = "docker://n8n-platform-object-store-backup"
-# For uploads that are refused: the server answers and closes without reading a body, which a client that is still
-# sending one may see as a broken connection. Checksums would make a body of their own.
-NO_BODY = Config(request_checksum_calculation="when_required")
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +103,58 @@ def prefix() -> str:
     return f"test/{uuid.uuid4()}/"
 
 
+class Content:
+    """What botocore wants of a response's content."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def stream(self) -> Iterator[bytes]:
+        """Yield all of it."""
+        yield self.content
+
+
+def send_at_once(request: Any, **_: Any) -> AWSResponse:
+    """Send head and body of a request in one piece, and return the answer.
+
+    The server answers a refusal and closes without reading the body. A client that is still sending it then sees a
+    broken connection, or the answer, as it happens.
+    """
+    where = urlsplit(request.url)
+    body = request.body or b""
+    body = body.read() if hasattr(body, "read") else body
+    content = body.encode() if isinstance(body, str) else body
+    if request.headers.get("Transfer-Encoding") == "chunked":
+        content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+    headers = {"Host": where.netloc, **{name: value for name, value in request.headers.items() if name != "Expect"}}
+    head = f"{request.method} {where.path}{'?' * bool(where.query)}{where.query} HTTP/1.1\r\n"
+    head += "".join(
+        f"{name}: {value.decode() if isinstance(value, bytes) else value}\r\n" for name, value in headers.items()
+    )
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection((where.hostname, where.port), timeout=30) as plain,
+        context.wrap_socket(plain) as connection,
+    ):
+        connection.sendall(f"{head}\r\n".encode() + content)
+        answer = HTTPResponse(connection, method=request.method)
+        answer.begin()
+        return AWSResponse(request.url, answer.status, dict(answer.headers), Content(answer.read()))
+
+
 @pytest.fixture
 def refused() -> Callable[..., str]:
     """Return `refused(call, ...)`, which makes a call, expects an error of the store, and returns its code."""
 
-    def attempt(call: Callable[..., Any], **arguments: Any) -> str:
-        with pytest.raises(ClientError) as error:
-            call(**arguments)
+    def attempt(call: Any, **arguments: Any) -> str:
+        events = call.__self__.meta.events
+        events.register("before-send.s3", send_at_once, unique_id="at-once")
+        try:
+            with pytest.raises(ClientError) as error:
+                call(**arguments)
+        finally:
+            events.unregister("before-send.s3", unique_id="at-once")
         return str(error.value.response["Error"]["Code"])
 
     return attempt
