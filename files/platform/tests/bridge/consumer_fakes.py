@@ -13,6 +13,7 @@ from uuid import UUID
 import httpx
 from n8n_platform.bridge import ids
 from n8n_platform.bridge.broker import NotStoredError
+from n8n_platform.bridge.consumer.addresses import Addresses
 from n8n_platform.bridge.consumer.caller import Caller
 from n8n_platform.bridge.consumer.delivery import Delivery, Tools
 from n8n_platform.bridge.consumer.limits import Limits
@@ -144,12 +145,15 @@ class FakeN8n:
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response] | None = None) -> None:
         self.answer = answer or (lambda request: httpx.Response(200, text="ok"))
+        self.readiness: Callable[[httpx.Request], int] = lambda request: 200
         self.requests: list[httpx.Request] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        if request.url.path == "/healthz/readiness":
+            return httpx.Response(self.readiness(request))
         self.requests.append(request)
         await self.gate.wait()
         return self.answer(request)
@@ -157,7 +161,9 @@ class FakeN8n:
     def caller(self, *bases: str) -> Caller:
         """Return a caller of these webhooks."""
         http = httpx.AsyncClient(transport=httpx.MockTransport(self.handle))
-        return Caller(bases or ["http://n8n:5701"], KEYS, http, clock=lambda: NOW)
+        addresses = Addresses(bases or ["http://n8n:5701"], http, lambda ready: None)
+        addresses.ready = list(addresses.bases)
+        return Caller(addresses, KEYS, http, clock=lambda: NOW)
 
 
 class FakeSettler:

@@ -72,7 +72,7 @@ def test_any_id_can_be_sent(text: str) -> None:
         (204, Kind.DONE, Verdict.WELL),
         (302, Kind.DEAD, Verdict.WELL),
         (400, Kind.DEAD, Verdict.WELL),
-        (404, Kind.DEAD, Verdict.WELL),
+        (404, Kind.RETRY, Verdict.NOTHING),
         (408, Kind.RETRY, Verdict.NOTHING),
         (409, Kind.RETRY, Verdict.NOTHING),
         (418, Kind.RETRY, Verdict.NOTHING),
@@ -121,11 +121,11 @@ def test_another_process_of_n8n_is_asked_when_one_is_down() -> None:
         return [(await caller.call(event(), "/webhook/x", 5, frozenset(), None)).kind for _ in range(4)]
 
     assert asyncio.run(run()) == [Kind.DONE] * 4
-    # Each begins with the next one.
-    assert [request.url.port for request in n8n.requests] == [5701, 5702, 5702, 5701, 5702, 5702]
+    # It is not asked again before its readiness says so.
+    assert [request.url.port for request in n8n.requests] == [5702, 5701, 5702, 5702, 5702]
 
 
-@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.ConnectTimeout("")])
+@pytest.mark.parametrize("error", [httpx.ReadError("reset"), httpx.ReadTimeout(""), httpx.RemoteProtocolError("x")])
 def test_trouble_of_the_network_is_tried_again(error: Exception) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise error
@@ -133,6 +133,34 @@ def test_trouble_of_the_network_is_tried_again(error: Exception) -> None:
     outcome = call(FakeN8n(answer), "http://a", "http://b")
     assert (outcome.kind, outcome.verdict, outcome.status) == (Kind.RETRY, Verdict.ILL, None)
     assert outcome.error == f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ConnectTimeout("")])
+def test_when_nobody_can_be_called_it_is_no_attempt(error: Exception) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    n8n = FakeN8n(answer)
+    outcome = call(n8n, "http://a", "http://b")
+    assert len(n8n.requests) == 2
+    assert (outcome.kind, outcome.verdict, outcome.free) == (Kind.RETRY, Verdict.NOTHING, True)
+    assert outcome.error == "no process of n8n can be called"
+
+
+def test_an_n8n_that_starts_forgets_what_it_answers() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text="n8n is starting up. Please wait" if request.url.host == "b" else "ok")
+
+    n8n = FakeN8n(answer)
+    assert call(n8n, "http://a", "http://b").kind is Kind.DONE
+    assert [request.url.host for request in n8n.requests] == ["b", "a"]
+    outcome = call(FakeN8n(lambda request: httpx.Response(200, text="N8N is starting up. Please wait")))
+    assert (outcome.kind, outcome.free) == (Kind.RETRY, True)
+
+
+def test_a_webhook_that_is_not_there_is_told_apart() -> None:
+    assert call(answering(404)).missing
+    assert not call(answering(404), retry=frozenset({404})).missing
 
 
 def test_what_was_sent_is_not_sent_to_another_at_once() -> None:

@@ -162,6 +162,21 @@ def test_reasons_are_words() -> None:
     assert ending(event(expires_at=soon), SHORT, asked, NOW).error == "expires before the next attempt, the last: busy"
 
 
+def test_a_webhook_that_is_not_there_is_waited_for_a_while() -> None:
+    missing = Outcome(Kind.RETRY, Verdict.NOTHING, 404, "n8n answered 404", missing=True)
+    young = datetime.fromtimestamp(NOW - 500, UTC)
+    old = datetime.fromtimestamp(NOW - 601, UTC)
+    assert ending(event(created_at=young), SHORT, missing, NOW).state == "retry"
+    end = ending(event(created_at=old), SHORT, missing, NOW)
+    assert (end.state, end.error) == ("dead", "n8n answered 404")
+
+
+def test_what_nobody_took_is_no_attempt() -> None:
+    free = Outcome(Kind.RETRY, Verdict.NOTHING, error="no process of n8n can be called", free=True)
+    end = ending(event(attempt=99), SHORT, free, NOW)
+    assert (end.state, end.delay_s, end.free) == ("retry", 0.5, True)
+
+
 def test_leases_outlive_calls() -> None:
     async def run() -> None:
         tools = delivery(FakeN8n(), FakeStore()).tools

@@ -140,3 +140,12 @@ def test_a_route_with_less_concurrency_counts_at_once() -> None:
     limits = Limits(10, 10, 3, 10)
     assert limits.room("acme", "a", 8) == 8
     assert limits.room("acme", "a", 2) == 2
+
+
+def test_when_nobody_can_be_called_there_is_no_room() -> None:
+    limits = Limits(10, 10, 3, 10)
+    limits.closed = True
+    assert limits.full()
+    assert not limits.enter("acme", "a", 8)
+    limits.closed = False
+    assert limits.enter("acme", "a", 8)

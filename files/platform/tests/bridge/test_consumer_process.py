@@ -16,7 +16,7 @@ import httpx
 import pytest
 from consumer_fakes import KEYS, TOPIC, FakeN8n, event, message
 from n8n_platform.bridge import broker, db, deliveries_sql, receiver, settings
-from n8n_platform.bridge.consumer import caller, process
+from n8n_platform.bridge.consumer import addresses, caller, process
 from n8n_platform.bridge.settings import Settings, SettingsError
 
 ROUTES = """\
@@ -128,7 +128,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> tuple[FakePool, FakeN8n, FakeClien
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until a condition is true."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -138,7 +138,7 @@ async def started(made: Settings, world: Any) -> process.Process:
     # Port 0: the system picks one.
     assert found.ops_port == 0
     await found.start()
-    await until(lambda: bool(FakeReceiver.made))
+    await until(lambda: bool(FakeReceiver.made) and bool(found.addresses.ready))
     return found
 
 
@@ -199,6 +199,28 @@ def test_a_scheduler_that_is_stuck_is_reported(made: Settings, world: Any) -> No
         found = await started(made, world)
         found.scheduler.last_pass -= 100
         assert "no pass for 1" in (await found.health.problems())["scheduler"]
+        await found.stop()
+
+    asyncio.run(run())
+
+
+def test_nothing_is_begun_while_n8n_cannot_be_called(
+    made: Settings, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, n8n, _ = world
+    monkeypatch.setattr(addresses, "EVERY_SECONDS", 0.01)
+
+    async def run() -> None:
+        found = await started(made, world)
+        n8n.readiness = lambda request: 503
+        await until(lambda: found.limits.closed)
+        assert (await found.health.problems())["n8n"] == "no webhook process can be called"
+        handling = asyncio.create_task(FakeReceiver.made[0].handle([message(pool.item, issued_at=int(time.time()))]))
+        await asyncio.sleep(0.05)
+        assert n8n.requests == []
+        n8n.readiness = lambda request: 200
+        await until(lambda: pool.ends == ["done"])
+        await handling
         await found.stop()
 
     asyncio.run(run())

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from urllib.parse import quote
@@ -17,9 +16,14 @@ from urllib.parse import quote
 import httpx
 
 from n8n_platform.bridge import signing
+from n8n_platform.bridge.consumer.addresses import Addresses
 from n8n_platform.bridge.consumer.limits import Verdict
 from n8n_platform.bridge.deliveries import Event
 
+# What n8n says to everything while it starts, with the status 200; it has forgotten the request then.
+STARTING = b"n8n is starting up"
+# A webhook n8n does not know may be known soon: while n8n starts, or while its workflow is replaced.
+MISSING = 404
 # Answers below 500 that may be different next time.
 PASSING = frozenset({408, 409, 425, 429})
 BUSY = frozenset({429, 503})
@@ -40,7 +44,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call. ``retry_after_s`` is what n8n asked for, ``verdict`` what the limits learn from it."""
+    """What came of a call. ``retry_after_s`` is what n8n asked for, ``verdict`` what the limits learn from it.
+
+    ``free``: nobody took the call, so it is no attempt. ``missing``: n8n does not know the webhook, yet or any more.
+    """
 
     kind: Kind
     verdict: Verdict
@@ -48,6 +55,8 @@ class Outcome:
     error: str | None = None
     retry_after_s: float = 0.0
     seconds: float = 0.0
+    free: bool = False
+    missing: bool = False
 
 
 def retry_after(value: str | None, now: float) -> float:
@@ -69,7 +78,7 @@ def judge(status: int, retry_statuses: frozenset[int]) -> tuple[Kind, Verdict]:
         return Kind.RETRY, Verdict.BUSY
     if status >= 500:  # noqa: PLR2004
         return Kind.RETRY, Verdict.ILL
-    if status in PASSING or status in retry_statuses:
+    if status == MISSING or status in PASSING or status in retry_statuses:
         return Kind.RETRY, Verdict.NOTHING
     # Redirects are final, too: a webhook that moved is a mistake in the routes.
     return Kind.DEAD, Verdict.WELL
@@ -87,20 +96,19 @@ def client(ca_file: str | None, most: int) -> httpx.AsyncClient:
 
 
 class Caller:
-    """Calls webhooks. ``bases`` are n8n's addresses, of which each call takes the next one that can be reached."""
+    """Calls webhooks at the addresses of n8n that can be called."""
 
     def __init__(
         self,
-        bases: Sequence[str],
+        addresses: Addresses,
         keys: Sequence[bytes],
         http: httpx.AsyncClient,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.bases = [base.rstrip("/") for base in bases]
+        self.addresses = addresses
         self.keys = keys
         self.http = http
         self.clock = clock
-        self._turn = itertools.count()
 
     def headers(self, event: Event, traceparent: str | None) -> dict[str, str]:
         """Return the headers of a call: Standard Webhooks, the trace and what the bridge knows."""
@@ -132,53 +140,46 @@ class Caller:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             text = f"{type(error).__name__}: {error}".rstrip(": ")
             outcome = Outcome(Kind.RETRY, Verdict.ILL, error=text)
-        return Outcome(
-            outcome.kind,
-            outcome.verdict,
-            outcome.status,
-            outcome.error,
-            outcome.retry_after_s,
-            time.perf_counter() - begin,
-        )
+        return replace(outcome, seconds=time.perf_counter() - begin)
 
     async def _call(
         self, event: Event, path: str, timeout_s: float, retry_statuses: frozenset[int], traceparent: str | None
     ) -> Outcome:
         headers = self.headers(event, traceparent)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_SECONDS, timeout_s))
-        turn = next(self._turn)
-        for number in range(len(self.bases)):
-            base = self.bases[(turn + number) % len(self.bases)]
+        # Where nothing was sent, another process of n8n may be asked at once.
+        for base in self.addresses.order():
             try:
                 async with self.http.stream(
                     "POST", base + path, content=event.body, headers=headers, timeout=timeout
                 ) as answer:
-                    return await self._understand(answer, retry_statuses)
+                    outcome = await self._understand(answer, retry_statuses)
             except (httpx.ConnectError, httpx.ConnectTimeout):
-                # Nothing was sent, so another process of n8n may be asked at once.
-                if number == len(self.bases) - 1:
-                    raise
-        raise httpx.ConnectError("there is no address of n8n")
+                self.addresses.down(base)
+                continue
+            if not outcome.free:
+                return outcome
+            self.addresses.down(base)
+        return Outcome(Kind.RETRY, Verdict.NOTHING, error="no process of n8n can be called", free=True)
 
     async def _understand(self, answer: httpx.Response, retry_statuses: frozenset[int]) -> Outcome:
         kind, verdict = judge(answer.status_code, retry_statuses)
-        if kind is Kind.DONE:
-            # The answer is read to its end so that the connection can be used again; nobody keeps it, and n8n has said
-            # all that counts.
-            with contextlib.suppress(httpx.HTTPError):
-                async for _ in answer.aiter_bytes():
-                    pass
-            return Outcome(kind, verdict, answer.status_code)
         begin = b""
-        async for part in answer.aiter_bytes():
-            begin += part
-            if len(begin) >= ANSWER_BYTES:
-                break
-        text = begin[:ANSWER_BYTES].decode(errors="replace")
+        # The answer to a success is read to its end so that the connection can be used again; nobody keeps it.
+        with contextlib.suppress(httpx.HTTPError):
+            async for part in answer.aiter_bytes():
+                begin = (begin + part)[:ANSWER_BYTES]
+                if kind is not Kind.DONE and len(begin) == ANSWER_BYTES:
+                    break
+        if kind is Kind.DONE and begin[: len(STARTING)].lower() == STARTING:
+            return Outcome(Kind.RETRY, Verdict.NOTHING, answer.status_code, "n8n is starting up", free=True)
+        if kind is Kind.DONE:
+            return Outcome(kind, verdict, answer.status_code)
         return Outcome(
             kind,
             verdict,
             answer.status_code,
-            f"n8n answered {answer.status_code}: {text}".rstrip(": "),
+            f"n8n answered {answer.status_code}: {begin.decode(errors='replace')}".rstrip(": "),
             retry_after(answer.headers.get("retry-after"), self.clock()),
+            missing=answer.status_code == MISSING and MISSING not in retry_statuses,
         )

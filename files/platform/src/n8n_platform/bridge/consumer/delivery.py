@@ -23,6 +23,10 @@ LOG = logging.getLogger(__name__)
 LEASE_MARGIN_SECONDS = 30.0
 # An event whose route is not in the file waits for the file to be mended.
 NO_ROUTE_SECONDS = 60.0
+# For so long an event waits for a webhook that n8n does not know: n8n may be starting, or its workflow being replaced.
+MISSING_SECONDS = 600.0
+# An event that n8n could not be called for is looked at again after so many seconds, and only if it can be called then.
+FREE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,14 @@ def ending(event: Event, route: Route, outcome: Outcome, now: float) -> End:
     if outcome.kind is Kind.DONE:
         return End(event, "done", outcome.status)
     error = outcome.error
+    if outcome.free:
+        return End(event, "retry", outcome.status, error, FREE_SECONDS, free=True)
     age = now - event.created_at.timestamp()
     dead = outcome.kind is Kind.DEAD
     delay = max(route.backoff.delay(event.attempt), outcome.retry_after_s)
-    if not dead and event.attempt >= route.max_attempts:
+    if outcome.missing and age > MISSING_SECONDS:
+        dead = True
+    elif not dead and event.attempt >= route.max_attempts:
         dead, error = True, f"{event.attempt} attempts failed, the last: {error}"
     elif not dead and age + delay > route.max_age_s:
         dead, error = True, f"too old after {age:.0f} s, the last attempt: {error}"

@@ -89,6 +89,8 @@ class Limits:
         self.total, self.per_tenant = total, per_tenant
         self.breaker_failures, self.breaker_s = breaker_failures, breaker_s
         self.clock = clock
+        # Nobody can be called at all.
+        self.closed = False
         self.busy = 0
         self.tenants: Counter[str] = Counter()
         self.lanes: dict[tuple[str, str], Lane] = {}
@@ -106,15 +108,15 @@ class Limits:
     def room(self, tenant: str, route: str, concurrency: int) -> int:
         """Return how many calls more may begin now."""
         lane = self.lane(tenant, route, concurrency)
-        if lane.breaker.closed_for() > 0:
+        if self.closed or lane.breaker.closed_for() > 0:
             return 0
         # After a pause one call is the trial for all.
         limit = 1 if lane.breaker.tripped else max(1, int(lane.limit))
         return max(0, min(limit - lane.busy, self.per_tenant - self.tenants[tenant], self.total - self.busy))
 
     def full(self) -> bool:
-        """Return whether the process has as much to do as it may, whoever for."""
-        return self.busy >= self.total
+        """Return whether the process can begin nothing more, whoever for."""
+        return self.closed or self.busy >= self.total
 
     def enter(self, tenant: str, route: str, concurrency: int) -> bool:
         """Take the room for one call; return whether there was any. Each room taken must be given back by leave."""

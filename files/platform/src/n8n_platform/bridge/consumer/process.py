@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from n8n_platform.bridge import broker, db, receiver, signing
 from n8n_platform.bridge.consumer import caller
+from n8n_platform.bridge.consumer.addresses import Addresses
 from n8n_platform.bridge.consumer.batch import Batcher, persist
 from n8n_platform.bridge.consumer.delivery import Delivery, Tools
 from n8n_platform.bridge.consumer.intake import Intake
@@ -101,18 +102,21 @@ class Process:
             LOG.warning("took over deliveries of a former run", extra={"count": freed})
         self.http = caller.client(str(settings.n8n.ca_file) if settings.n8n.ca_file else None, options.in_flight)
         self.finisher: Batcher[End, bool] = Batcher(self.deliveries.finish, FINISH_BATCH, transient)
+        self.limits = Limits(
+            options.in_flight, options.in_flight_per_tenant, options.breaker_failures, options.breaker_seconds
+        )
+        self.limits.closed = True
+        self.addresses = Addresses(settings.n8n.urls, self.http, self._n8n_changed)
         tools = Tools(
             routes=lambda: self.routes.current,
-            caller=caller.Caller(settings.n8n.urls, self.webhook_keys, self.http),
-            limits=Limits(
-                options.in_flight, options.in_flight_per_tenant, options.breaker_failures, options.breaker_seconds
-            ),
+            caller=caller.Caller(self.addresses, self.webhook_keys, self.http),
+            limits=self.limits,
             finish=self.finisher.submit,
             metrics=DeliveryMetrics(self.registry),
             tracing=self.tracing,
             lease_s=options.lease_seconds,
         )
-        delivery = Delivery(tools)
+        self.delivery = delivery = Delivery(tools)
         self.scheduler = Scheduler(self.deliveries, delivery, options.scheduler_seconds, options.scheduler_batch)
         self.intake = Intake(
             self.keyring,
@@ -123,6 +127,8 @@ class Process:
             put_off=self.scheduler.wake.set,
         )
         self.health.add("scheduler", self._scheduler)
+        self.health.add("n8n", self._n8n)
+        self.looking = asyncio.create_task(self.addresses.run())
         self.scheduling = asyncio.create_task(self.scheduler.run())
         self.watching = asyncio.create_task(self._watch_topics())
         LOG.info("started", extra={"owner": self.deliveries.owner})
@@ -136,6 +142,16 @@ class Process:
     async def _scheduler(self) -> str | None:
         age = time.monotonic() - self.scheduler.last_pass
         return f"no pass for {age:.0f} s" if age > STUCK_SECONDS else None
+
+    async def _n8n(self) -> str | None:
+        return None if self.addresses.ready else "no webhook process can be called"
+
+    def _n8n_changed(self, ready: bool) -> None:
+        """Begin or end to take work, as n8n can be called or not."""
+        self.limits.closed = not ready
+        if ready:
+            self.delivery.freed.set()
+            self.scheduler.wake.set()
 
     async def _watch_topics(self) -> None:
         """Receive from every topic of the routes. One that is taken out of them may still hold messages and stays."""
@@ -169,6 +185,7 @@ class Process:
         LOG.info("stopping")
         self.health.stopping = True
         self.watching.cancel()
+        self.looking.cancel()
         for item in self.receivers.values():
             item.stop()
         self.intake.stop()
@@ -176,7 +193,7 @@ class Process:
         # A pass cut off in the middle would leave leases behind.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.scheduling, PASS_SECONDS)
-        await asyncio.gather(self.watching, self.scheduling, return_exceptions=True)
+        await asyncio.gather(self.watching, self.looking, self.scheduling, return_exceptions=True)
         tasks = self.intake.tasks | self.scheduler.tasks
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self.settings.delivery.stop_seconds)
