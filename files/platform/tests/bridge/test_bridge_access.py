@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from api_fakes import SECRET, Bench, basic
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
@@ -20,6 +19,8 @@ from n8n_platform.bridge.api.auth import Authenticator, TokenIssuer
 from n8n_platform.bridge.api.oidc import Issuer, UntrustedError
 from n8n_platform.bridge.api.problems import Problem
 from n8n_platform.bridge.settings import Database, N8n, Oidc, Settings, SettingsError, Tokens
+
+from files.platform.tests.bridge.api_fakes import SECRET, Bench, basic
 
 OPTIONS = Oidc(issuer="https://id.example/", audience="bridge")
 

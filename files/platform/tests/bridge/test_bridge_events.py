@@ -8,8 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from api_fakes import Bench
 from n8n_platform.bridge.api import models
+
+from files.platform.tests.bridge.api_fakes import Bench
 
 MISSING = "01a206a0-33f4-73b6-b3fd-13d44db8f275"
 

@@ -9,12 +9,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from api_fakes import Bench
 from n8n_platform.bridge import ids
 from n8n_platform.bridge.broker import NotStoredError
 from n8n_platform.bridge.outbox import Backlog
 from n8n_platform.bridge.settings import Limits, Tenant
 from starlette.requests import Request
+
+from files.platform.tests.bridge.api_fakes import Bench
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -52,7 +52,7 @@ def test_settings_have_defaults(tmp_path: Path) -> None:
     [
         ({"database": {"host": "x", "port": "5432"}}, r"\$\.database\.port"),
         ({"database": {"host": "x", "ca_file": 5}}, r"\$\.database\.ca_file"),
-        ({"databse": {}}, "databse"),
+        ({"surprise": {}}, "surprise"),
         ({"limits": {"event_bytes": 0}}, r"\$\.limits\.event_bytes"),
         ({"tracing": {"ratio": 2}}, r"\$\.tracing\.ratio"),
         ({"environment": None}, r"\$\.environment"),
