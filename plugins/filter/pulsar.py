@@ -14,7 +14,7 @@ WORD = re.compile(r"[A-Za-z0-9_=:-]+(\.[A-Za-z0-9_=:-]+)*")
 TOPIC_KEYS = {"name", "partitions", "subscriptions", "dead_letter"}
 RIGHT_KEYS = {"produce", "consume", "subscriptions"}
 DEFAULT_PARTITIONS = 1
-TENANT_ROLE = "admin"
+ADMIN_ROLE = "admin"
 
 
 def quorum(bookies: Any, given: Mapping[str, Any] | None = None) -> dict[str, int]:
@@ -94,10 +94,14 @@ def _rights(namespaces: Mapping[str, set[str]], permissions: Mapping[str, Any]) 
                     )
                 for name in matched:
                     result[name]["permissions"].setdefault(role, set()).add(action)
-        for name, subscriptions in namespaces.items():
-            if "consume" in result[name]["permissions"].get(role, set()):
-                for subscription in subscriptions & set(rights.get("subscriptions") or []):
-                    result[name]["subscription_roles"].setdefault(subscription, set()).add(role)
+    # A subscription without a list is everybody's who may consume in its namespace, so each gets one.
+    for name, subscriptions in namespaces.items():
+        readers = [role for role, actions in result[name]["permissions"].items() if "consume" in actions]
+        for subscription in subscriptions:
+            allowed = {
+                role for role in readers if subscription in permissions[role].get("subscriptions", [subscription])
+            }
+            result[name]["subscription_roles"][subscription] = allowed or {ADMIN_ROLE}
     return result
 
 
@@ -118,7 +122,7 @@ def content(topology: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) 
     rights = _rights(namespaces, settings["permissions"])
     return {
         "tenants": [
-            {"name": name, "admin_roles": [TENANT_ROLE]} for name in sorted({name.split("/")[0] for name in namespaces})
+            {"name": name, "admin_roles": [ADMIN_ROLE]} for name in sorted({name.split("/")[0] for name in namespaces})
         ],
         "namespaces": [
             {

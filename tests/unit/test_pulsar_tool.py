@@ -46,6 +46,10 @@ class FakeZooKeeper:
         self.server.daemon_threads = True
         self.address = f"127.0.0.1:{self.server.server_address[1]}"
 
+    def data(self, path: str) -> bytes:
+        """Return what a node holds: the address of a bookie here, or of another."""
+        return b"\x0a\x09127.0.0.1\x10" if self.nodes[path] < 100 else b"\x0a\x0810.0.0.9"
+
     def answer(self, body: bytes) -> bytes:
         """Answer a question about a node or its children."""
         number, kind, length = struct.unpack(">iii", body[:12])
@@ -57,6 +61,11 @@ class FakeZooKeeper:
         head = struct.pack(">iqi", number, 1, code if self.code is None else self.code)
         if code:
             return head
+        if kind == keeper.DELETE:
+            del self.nodes[path]
+            return head
+        if kind == keeper.GET_DATA:
+            return head + struct.pack(">i", len(self.data(path))) + self.data(path)
         if kind == keeper.GET_CHILDREN:
             return (
                 head
@@ -138,6 +147,22 @@ def test_metadata_is_complete_or_not(settings: Any, zookeeper: FakeZooKeeper, tm
     zookeeper.server.shutdown()
     zookeeper.server.server_close()
     assert tool.main([str(path), "initialised"]) == 2
+
+
+def test_a_killed_bookie_leaves_no_registration(
+    settings: Any, zookeeper: FakeZooKeeper, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(vars(settings)), encoding="utf-8")
+    assert tool.main([str(path), "vacate"]) == 0
+    zookeeper.nodes[PLACE] = 100
+    tool.main([str(path), "vacate"])
+    assert PLACE in zookeeper.nodes, "that of another host stays"
+    assert capsys.readouterr().out == ""
+    zookeeper.nodes[PLACE] = 5
+    tool.main([str(path), "vacate"])
+    assert PLACE not in zookeeper.nodes
+    assert "killed bookie" in capsys.readouterr().out
 
 
 def test_parts_work_or_not(settings: Any, zookeeper: FakeZooKeeper, systemctl: list[str]) -> None:

@@ -19,7 +19,7 @@ sys.path.insert(0, "/opt/n8n-platform/bridge/current/site-packages")
 import pulsar
 
 URL = "pulsar://127.0.0.1:6650"
-IDLE_MS = 8000
+IDLE_MS = 3000
 
 
 def connect(role: str) -> Any:

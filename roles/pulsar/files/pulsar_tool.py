@@ -3,6 +3,7 @@
 """What the units of Pulsar need beside Pulsar itself.
 
 pulsar-tool SETTINGS ready zookeeper|bookie|broker     wait until this host's one works; in a unit: ExecStartPost=
+pulsar-tool SETTINGS vacate                            give up the place of a bookie that was killed; ExecStartPre=
 pulsar-tool SETTINGS initialised                       0 if the cluster's metadata is complete, 1 if not, 2 unknown
 pulsar-tool SETTINGS watch                             restart a bookie that has lost its place in ZooKeeper
 """
@@ -27,8 +28,8 @@ from pulsar_zookeeper import Node, ZooKeeper, ZooKeeperError
 UNIT = "n8n-pulsar-bookie.service"
 # Looks at the registration, and seconds between two of them: a bookie that flaps does so a hundred times a second.
 LOOKS, PAUSE_S = 5, 0.3
-# A bookie that starts is given this time to register, in seconds.
-GRACE_S = 60
+# A bookie whose unit has just become active, which it does once it is registered, is left alone for so many seconds.
+GRACE_S = 20
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ def registration(settings: Settings) -> Node | None:
 
     node: Node | None = settings.ask(look)
     return node
+
+
+def vacate(settings: Settings) -> None:
+    """Remove the registration that a killed bookie of this host has left.
+
+    It would vanish with the session, after half a minute. A bookie that starts before that finds its place taken, ends
+    its work, and its process stays. Systemd has made sure that the old process is gone; a registration from another
+    host, under the same name by mistake, stays.
+    """
+    own = settings.bookie_address.rsplit(":", 1)[0].encode()
+
+    def leave(session: ZooKeeper) -> None:
+        for place in settings.places():
+            if own in session.data(place):
+                print(f"<5>Removing what a killed bookie has left in ZooKeeper: {place}")
+                session.delete(place)
+
+    settings.ask(leave)
 
 
 def initialised(settings: Settings) -> bool:
@@ -209,6 +228,9 @@ def main(arguments: list[str]) -> int:
     if arguments[1] == "watch":
         return watch(settings)
     try:
+        if arguments[1] == "vacate":
+            vacate(settings)
+            return 0
         return 0 if initialised(settings) else 1
     except ZooKeeperError as error:
         print(error, file=sys.stderr)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 OK, NO_NODE = 0, -101
-EXISTS, GET_CHILDREN = 3, 8
+DELETE, EXISTS, GET_DATA, GET_CHILDREN = 2, 3, 4, 8
 TIMEOUT_MS = 10_000
 LARGEST = 4 * 2**20  # bytes of an answer
 
@@ -77,12 +77,12 @@ class ZooKeeper:
             found += part
         return found
 
-    def _ask(self, kind: int, path: str) -> bytes | None:
-        """Ask about a path; None if there is no such node."""
+    def _ask(self, kind: int, path: str, option: bytes = b"\0") -> bytes | None:
+        """Ask about a path; None if there is no such node. The option is to set no watch, or a version."""
         self.requests += 1
         name = path.encode()
         try:
-            self._send(struct.pack(f">iii{len(name)}s?", self.requests, kind, len(name), name, False))
+            self._send(struct.pack(f">iii{len(name)}s", self.requests, kind, len(name), name) + option)
             answer = self._receive()
         except OSError as error:
             raise ZooKeeperError(f"{self.address}: {error}") from error
@@ -100,6 +100,18 @@ class ZooKeeper:
             return None
         created, _modified, _ctime, _mtime, *_versions, owner = struct.unpack(">qqqqiiiq", answer[:52])
         return Node(created, owner)
+
+    def data(self, path: str) -> bytes:
+        """Return what a node holds; nothing if there is none."""
+        answer = self._ask(GET_DATA, path)
+        if answer is None:
+            return b""
+        (length,) = struct.unpack(">i", answer[:4])
+        return answer[4 : 4 + max(length, 0)]
+
+    def delete(self, path: str) -> None:
+        """Remove a node; that there is none is as good."""
+        self._ask(DELETE, path, struct.pack(">i", -1))
 
     def children(self, path: str) -> list[str]:
         """Return the names of the nodes below one, sorted; none if it does not exist."""
