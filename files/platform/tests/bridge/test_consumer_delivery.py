@@ -157,7 +157,7 @@ def test_reasons_are_words() -> None:
     old = datetime.fromtimestamp(NOW - 86400, UTC)
     soon = datetime.fromtimestamp(NOW, UTC)
     asked = Outcome(Kind.RETRY, Verdict.BUSY, 503, "busy", 5)
-    assert ending(event(attempt=3), SHORT, FAILED, NOW).error == "3 attempts failed, the last: n8n answered 500"
+    assert ending(event(attempt=3), SHORT, FAILED, NOW).error == "attempt 3 of 3 failed: n8n answered 500"
     assert ending(event(created_at=old), SHORT, asked, NOW).error == "too old after 86400 s, the last attempt: busy"
     assert ending(event(expires_at=soon), SHORT, asked, NOW).error == "expires before the next attempt, the last: busy"
 

@@ -64,7 +64,7 @@ def ending(event: Event, route: Route, outcome: Outcome, now: float) -> End:
     if outcome.missing and age > MISSING_SECONDS:
         dead = True
     elif not dead and event.attempt >= route.max_attempts:
-        dead, error = True, f"{event.attempt} attempts failed, the last: {error}"
+        dead, error = True, f"attempt {event.attempt} of {route.max_attempts} failed: {error}"
     elif not dead and age + delay > route.max_age_s:
         dead, error = True, f"too old after {age:.0f} s, the last attempt: {error}"
     elif not dead and now + delay > event.expires_at.timestamp():
