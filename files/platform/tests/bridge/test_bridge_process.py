@@ -106,7 +106,9 @@ def test_a_process_from_start_to_stop(configured: Settings) -> None:
             assert metrics.status_code == 200
         async with httpx.AsyncClient() as client:
             assert (await client.get(f"http://127.0.0.1:{port}/health/ready")).status_code == 200
-            assert "bridge_outbox_rows" in (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+            exposition = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+            for name in ("bridge_outbox_rows", "process_cpu_seconds_total", "process_resident_memory_bytes"):
+                assert f"\n{name} " in exposition
         await api.stop()
         assert pulsar.closed
         assert pool.said[-1][0] == "closed"

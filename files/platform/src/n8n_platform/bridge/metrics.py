@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 # The time each series began: as many series again, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -12,6 +19,25 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CALLS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600, 21600, 86400)
+
+
+class ProcessMetrics(Collector):
+    """This process, under the usual names; the library's own collector needs files that the unit's sandbox hides."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what the kernel says now."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time, user and system.", value=used.ru_utime + used.ru_stime
+        )
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes", "Resident memory.", value=pages * os.sysconf("SC_PAGE_SIZE")
+        )
+        yield GaugeMetricFamily("process_open_fds", "Open files.", value=len(os.listdir("/proc/self/fd")))
 
 
 class PublishMetrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -122,8 +123,8 @@ class HotRoutes:
             self.busy -= 1
             self.metrics.seconds.labels(kind).observe(time.perf_counter() - started)
 
-    def _count(self, route: str, tenant: str, code: int) -> None:
-        self.metrics.requests.labels(route, tenant, str(code)).inc()
+    def _count(self, route: str, tenant: str, code: int, count: int = 1) -> None:
+        self.metrics.requests.labels(route, tenant, str(code)).inc(count)
 
     async def _single(self, request: Request, principal: Principal, span: telemetry.Span) -> Response:
         body = await read_json(request, self.limits.event_bytes + ENVELOPE_BYTES)
@@ -181,14 +182,17 @@ class HotRoutes:
         results: list[tuple[str, Outcome]] = [
             ("", item) if isinstance(item, Problem) else (item.route, next(outcomes)) for item in plan
         ]
-        answers = []
-        for route, outcome in results:
-            if isinstance(outcome, Problem):
-                self._count(route, principal.tenant, outcome.status)
-                answers.append({"status": outcome.status, "problem": outcome.body()})
-            else:
-                self._count(route, principal.tenant, ACCEPTED)
-                answers.append({"status": ACCEPTED, **answer(outcome)})
+        answers = [
+            {"status": outcome.status, "problem": outcome.body()}
+            if isinstance(outcome, Problem)
+            else {"status": ACCEPTED, **answer(outcome)}
+            for _, outcome in results
+        ]
+        counts = Counter(
+            (route, outcome.status if isinstance(outcome, Problem) else ACCEPTED) for route, outcome in results
+        )
+        for (route, code), count in counts.items():
+            self._count(route, principal.tenant, code, count)
         accepted = sum(item["status"] == ACCEPTED for item in answers)
         last = results[-1][1]
         if not accepted and isinstance(last, Problem) and {item["status"] for item in answers} == {UNAVAILABLE}:
@@ -203,6 +207,7 @@ class HotRoutes:
                 "accepted": accepted,
                 "refused": len(found) - accepted,
                 "first_event_id": str(events[0].id) if events else None,
+                "routes": Counter(event.route for event in events),
             },
         )
         span.set(

@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 from uuid import UUID
 
@@ -194,22 +196,49 @@ class Publisher:
                 "unavailable", "The database does not answer. Send the request again.", retry_after=5
             ) from error
         self.metrics.commit_seconds.observe(time.perf_counter() - started)
-        receipts: dict[UUID, asyncio.Future[str]] = {}
-        fresh_events = fresh_bytes = 0
-        for event, item in zip(events, stored, strict=True):
-            if not item.fresh:
-                continue
-            fresh_events += 1
-            fresh_bytes += len(event.body)
-            self.metrics.events.labels(event.route, "topic" if event.topic else "queue").inc()
-            if event.topic and item.seq is not None and self.broker.available(event.topic):
-                receipts[event.id] = self._send(event, item.seq)
-        self.limiter.count(events[0].tenant, fresh_events, fresh_bytes)
-        if receipts:
-            await asyncio.wait(receipts.values(), timeout=self.settings.limits.receipt_ms / 1000)
+        fresh = [event for event, item in zip(events, stored, strict=True) if item.fresh]
+        for (route, via), count in Counter(
+            (event.route, "topic" if event.topic else "queue") for event in fresh
+        ).items():
+            self.metrics.events.labels(route, via).inc(count)
+        self.limiter.count(events[0].tenant, len(fresh), sum(len(event.body) for event in fresh))
+        receipts = {
+            event.id: self._send(event)
+            for event, item in zip(events, stored, strict=True)
+            if event.topic and item.seq is not None and self.broker.available(event.topic)
+        }
+        await self._wait(receipts, {item.id: item.seq for item in stored if item.seq is not None})
         return [self._outcome(event, item, receipts.get(event.id)) for event, item in zip(events, stored, strict=True)]
 
-    def _send(self, event: NewEvent, seq: int) -> asyncio.Future[str]:
+    async def _wait(self, receipts: Mapping[UUID, asyncio.Future[str]], rows: Mapping[UUID, int]) -> None:
+        """Wait a moment for receipts; whenever one comes, then or later, its row leaves the outbox."""
+        if not receipts:
+            return
+        loop = asyncio.get_running_loop()
+        everything = loop.create_future()
+        left = len(receipts)
+
+        def settled(seq: int, receipt: asyncio.Future[str]) -> None:
+            nonlocal left
+            if not receipt.cancelled() and receipt.exception() is None:
+                self.outbox.stored(seq)
+            left -= 1
+            if not left:
+                enough()
+
+        def enough() -> None:
+            if not everything.done():
+                everything.set_result(None)
+
+        for event_id, receipt in receipts.items():
+            receipt.add_done_callback(partial(settled, rows[event_id]))
+        timer = loop.call_later(self.settings.limits.receipt_ms / 1000, enough)
+        try:
+            await everything
+        finally:
+            timer.cancel()
+
+    def _send(self, event: NewEvent) -> asyncio.Future[str]:
         topic = event.topic or ""
         payload, properties = self.keyring.message(
             str(event.id),
@@ -221,14 +250,7 @@ class Publisher:
             int(event.expires_at.timestamp()),
             event.traceparent or "",
         )
-        receipt = self.broker.submit(topic, payload, properties)
-
-        def settled(future: asyncio.Future[str]) -> None:
-            if not future.cancelled() and future.exception() is None:
-                self.outbox.stored(seq)
-
-        receipt.add_done_callback(settled)
-        return receipt
+        return self.broker.submit(topic, payload, properties)
 
     @staticmethod
     def _outcome(event: NewEvent, stored: Stored, receipt: asyncio.Future[str] | None) -> Outcome:

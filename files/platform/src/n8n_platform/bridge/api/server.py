@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvicorn
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from n8n_platform.bridge import db, telemetry
@@ -22,7 +22,7 @@ from n8n_platform.bridge.api.limits import Limiter
 from n8n_platform.bridge.api.publishing import Publisher
 from n8n_platform.bridge.broker import Broker
 from n8n_platform.bridge.group import GroupCommit
-from n8n_platform.bridge.metrics import BrokerMetrics, PublishMetrics, RouteMetrics
+from n8n_platform.bridge.metrics import BrokerMetrics, ProcessMetrics, PublishMetrics, RouteMetrics
 from n8n_platform.bridge.ops import Health, OpsServer, notify
 from n8n_platform.bridge.outbox import Outbox, forever
 from n8n_platform.bridge.routing import Route, RouteFile, RoutesError
@@ -73,8 +73,7 @@ class Api:
         self.settings = settings
         self.instance = instance
         self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
+        ProcessMetrics(self.registry)
         self.metrics = PublishMetrics(self.registry)
         self.route_metrics = RouteMetrics(self.registry)
         self.health = Health()
@@ -95,7 +94,6 @@ class Api:
 
     def _decided(self, route: Route) -> None:
         self.route_metrics.decisions.labels(route.name, route.via).inc()
-        LOG.debug("decided", extra={"route": route.name, "via": route.via})
 
     async def start(self) -> ASGIApp:
         """Connect to everything and return the application."""

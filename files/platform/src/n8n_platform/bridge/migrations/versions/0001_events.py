@@ -19,7 +19,8 @@ STATEMENTS = (
     # The first 48 bits of an id are its time of birth; with the day, a query looks at one partition only.
     """
     CREATE FUNCTION bridge.event_day(id uuid) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
-        (to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0) AT TIME ZONE 'UTC')::date
+        (to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
+         AT TIME ZONE 'UTC')::date
     """,
     """
     CREATE TABLE bridge.event (
