@@ -65,7 +65,7 @@ class FakeConnection:
                 return answer(*values) if callable(answer) else answer
         return default
 
-    async def fetch(self, query: str, *values: Any) -> Any:
+    async def fetch(self, query: str, *values: Any, timeout: float = 0) -> Any:
         return self._answer(query, values, [])
 
     async def fetchrow(self, query: str, *values: Any) -> Any:
@@ -78,7 +78,7 @@ class FakeConnection:
         return self._answer(query, values, "DELETE 0")
 
     @contextlib.asynccontextmanager
-    async def acquire(self) -> AsyncIterator[FakeConnection]:
+    async def acquire(self, timeout: float = 0) -> AsyncIterator[FakeConnection]:
         yield self
 
     @contextlib.asynccontextmanager

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from n8n_platform.bridge import ids
 
-DIGEST_BYTES = 32
+# A database that hangs must not hang the clients: they are told to come again.
+ACCEPT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +147,9 @@ class EventStore:
         """
         ordered = sorted(events, key=lambda event: (event.tenant, event.key or ""))
         columns = [[getattr(event, name) for event in ordered] for name in COLUMNS]
-        async with self.pool.acquire() as connection:
-            fresh = {row["id"]: row["seq"] for row in await connection.fetch(ACCEPT, *columns)}
+        async with self.pool.acquire(timeout=ACCEPT_SECONDS) as connection:
+            rows = await connection.fetch(ACCEPT, *columns, timeout=ACCEPT_SECONDS)
+            fresh = {row["id"]: row["seq"] for row in rows}
             known = [event for event in ordered if event.id not in fresh]
             earlier = {}
             if known:

@@ -104,6 +104,7 @@ class Publisher:
         self.metrics = metrics
         self.decided = decided
         self.clock = clock
+        self._complained = 0.0
 
     def route(self, principal: Principal, kind: str, workflow: str | None, pointer: str = "/type") -> Route:
         """Return the way of an event; raise Problem when there is none, or none for this token."""
@@ -159,7 +160,8 @@ class Publisher:
         event_id = ids.new_id(self.clock())
         born = ids.born(event_id)
         # A day less than payloads are kept: who receives the id at the last moment still finds them.
-        longest = min(route.max_age_s, (self.settings.retention.event_days - 1) * 86400 or 3600)
+        kept = self.settings.retention
+        longest = min(route.max_age_s, kept.delivery_hours * 3600, (kept.event_days - 1) * 86400 or 3600)
         self.decided(route)
         return NewEvent(
             id=event_id,
@@ -191,7 +193,10 @@ class Publisher:
         try:
             stored = await self.committer.add(list(events))
         except db.UNAVAILABLE as error:
-            LOG.warning("cannot store events", extra={"error": f"{type(error).__name__}: {error}"})
+            # Once a second is enough: each client is told anyway, and counted.
+            if (now := self.clock()) - self._complained >= 1:
+                self._complained = now
+                LOG.warning("cannot store events", extra={"error": f"{type(error).__name__}: {error}"})
             raise Problem(
                 "unavailable", "The database does not answer. Send the request again.", retry_after=5
             ) from error
