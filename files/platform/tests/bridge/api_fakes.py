@@ -214,6 +214,7 @@ class Bench:
             self.limiter,
             self.metrics,
             lambda route: self.decided.append(route.name),
+            tracing=self.tracing,
         )
         self.authenticator = Authenticator(self.issuer, oidc, lambda: self.clock)
         self.app = app.build(

@@ -51,10 +51,22 @@ def test_an_event_is_stored_before_pulsar_hears_of_it(bench: Bench) -> None:
 
 def test_the_trace_goes_on_through_the_bridge(bench: Bench) -> None:
     bench.publish(headers={"traceparent": TRACE})
-    (span,) = bench.spans.get_finished_spans()
-    assert format(span.context.trace_id, "032x") == TRACE.split("-")[1]
-    assert span.attributes is not None
-    assert span.attributes["bridge.state"] == "published"
+    send, request = bench.spans.get_finished_spans()
+    assert format(request.context.trace_id, "032x") == TRACE.split("-")[1]
+    assert request.attributes is not None
+    assert request.attributes["bridge.state"] == "published"
+    assert send.name == "send dealscale.workflow.short"
+    assert send.parent is not None
+    assert send.parent.span_id == request.context.span_id
+    assert send.attributes is not None
+    assert send.attributes["messaging.message.id"] == "1:1:0:-1"
+
+
+def test_a_message_that_is_not_stored_is_a_failed_span(bench: Bench) -> None:
+    bench.broker.error = NotStoredError("Timeout", "no receipt")
+    bench.publish()
+    send, _ = bench.spans.get_finished_spans()
+    assert send.status.description == "no receipt"
 
 
 def test_without_an_execution_id_the_event_s_own_id_serves(bench: Bench) -> None:

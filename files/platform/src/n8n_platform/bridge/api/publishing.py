@@ -25,6 +25,7 @@ from n8n_platform.bridge.routing import NoRouteError, Route, Routes
 from n8n_platform.bridge.settings import Settings
 from n8n_platform.bridge.signing import Keyring
 from n8n_platform.bridge.store import NewEvent, Stored
+from n8n_platform.bridge.telemetry import Tracing
 
 LOG = logging.getLogger(__name__)
 PUBLISHED, QUEUED = "published", "queued"
@@ -93,6 +94,7 @@ class Publisher:
         metrics: PublishMetrics,
         decided: Callable[[Route], None] = lambda route: None,
         clock: Callable[[], float] = time.time,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings
         self.committer = committer
@@ -104,6 +106,7 @@ class Publisher:
         self.metrics = metrics
         self.decided = decided
         self.clock = clock
+        self.tracing = tracing
         self._complained = 0.0
 
     def route(self, principal: Principal, kind: str, workflow: str | None, pointer: str = "/type") -> Route:
@@ -212,6 +215,9 @@ class Publisher:
             for event, item in zip(events, stored, strict=True)
             if event.topic and item.seq is not None and self.broker.available(event.topic)
         }
+        if self.tracing is not None and self.tracing.enabled and len(events) == 1:
+            for receipt in receipts.values():
+                receipt.add_done_callback(partial(self._trace, events[0], started_ns=time.time_ns()))
         await self._wait(receipts, {item.id: item.seq for item in stored if item.seq is not None})
         return [self._outcome(event, item, receipts.get(event.id)) for event, item in zip(events, stored, strict=True)]
 
@@ -256,6 +262,22 @@ class Publisher:
             event.traceparent or "",
         )
         return self.broker.submit(topic, payload, properties)
+
+    def _trace(self, event: NewEvent, receipt: asyncio.Future[str], started_ns: int) -> None:
+        """Make the span of a message once its receipt is there; those of a batch would cost more than the batch."""
+        if self.tracing is None or receipt.cancelled():
+            return
+        attributes = {
+            "messaging.system": "pulsar",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": event.topic or "",
+            "n8n.execution.id": event.execution_id,
+        }
+        with self.tracing.span(f"send {event.topic}", "producer", event.traceparent, attributes, started_ns) as span:
+            if (error := receipt.exception()) is not None:
+                span.fail(str(error))
+            else:
+                span.set(messaging__message__id=receipt.result())
 
     @staticmethod
     def _outcome(event: NewEvent, stored: Stored, receipt: asyncio.Future[str] | None) -> Outcome:

@@ -125,6 +125,7 @@ class Api:
             self.limiter,
             self.metrics,
             self._decided,
+            tracing=self.tracing,
         )
         external = settings.tokens.oidc
         authenticator = Authenticator(self.issuer, oidc.Issuer(external) if external else None)
