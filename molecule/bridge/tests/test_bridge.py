@@ -11,44 +11,40 @@ from typing import Any
 
 import pytest
 
-from molecule.bridge.api import SECRETS, Api, until
+from molecule.bridge.api import SECRETS, Api, shell, until
 
 PROCESSES = [f"n8n-bridge-{kind}@{number}.service" for kind in ("api", "consumer") for number in (1, 2)]
 SETTINGS = "/etc/n8n-platform/bridge"
 
 
+run = shell("n8n-platform-bridge")
+
+
 @pytest.fixture(scope="module")
-def api(host: Any) -> Api:
+def api() -> Api:
     """Return the bridge as a client sees it, with the test workflow in place."""
     workflow = (Path(__file__).parents[1] / "workflow.json").read_text(encoding="utf-8")
     target = "/var/lib/n8n/cli/bridge.json"
-    host.check_output("cat > %s <<'END'\n%s\nEND" % (target, workflow.replace("%", "%%")))  # noqa: UP031
-    host.check_output(f"chown n8n {target}; n8n import:workflow --input={target}")
-    host.check_output("n8n publish:workflow --id=bridgeecho000001")
-    found = Api(lambda command: str(host.check_output(command.replace("%", "%%"))))
-
-    def answers() -> bool:
-        said = host.run("curl -s -m 5 http://127.0.0.1:5701/webhook/bridge/echo").stdout
-        return "POST request" in said
-
-    until(answers, 120, "the test workflow answers")
-    return found
+    run(f"cat > {target} <<'END'\n{workflow}\nEND\nchown n8n {target}; n8n import:workflow --input={target}")
+    run("n8n publish:workflow --id=bridgeecho000001")
+    hook = "curl -s -m 5 http://127.0.0.1:5701/webhook/bridge/echo || true"
+    until(lambda: "POST request" in run(hook), 120, "the test workflow answers")
+    return Api(run)
 
 
-def sql(host: Any, query: str, database: str = "n8n") -> list[str]:
+def sql(query: str, database: str = "n8n") -> list[str]:
     """Return the rows of a query."""
-    return str(host.check_output(f'su postgres -c "psql -d {database} -XAt -c \\"{query}\\""')).splitlines()
+    return run(f"su postgres -c \"psql -d {database} -XAt\" <<'END'\n{query}\nEND\n").splitlines()
 
 
-def executions(host: Any, uid: str) -> int:
+def executions(uid: str) -> int:
     """Return how many executions of n8n carry an id."""
-    query = f"SELECT count(*) FROM execution_data WHERE data LIKE '%%{uid}%%'"
-    return int(sql(host, query)[0])
+    return int(sql(f"SELECT count(*) FROM execution_data WHERE data LIKE '%{uid}%'")[0])
 
 
-def starts(host: Any) -> str:
+def starts() -> str:
     """Return when each process of the bridge was started."""
-    return str(host.check_output(f"systemctl show -P ExecMainStartTimestampMonotonic {' '.join(PROCESSES)}"))
+    return run(f"systemctl show -P ExecMainStartTimestampMonotonic {' '.join(PROCESSES)}")
 
 
 # --- the services -------------------------------------------------------------------------------------------
@@ -62,13 +58,13 @@ def test_each_process_runs_in_a_sandbox(
     assert exposure(unit) <= 2.0
 
 
-def test_tables_and_partitions_are_there(host: Any, running: Callable[[str], None]) -> None:
+def test_tables_and_partitions_are_there(running: Callable[[str], None]) -> None:
     running("n8n-bridge-migrate.service")
     running("n8n-bridge-maintain.timer")
-    days = sql(host, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'bridge.event'::regclass", "n8n_bridge")
+    days = sql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'bridge.event'::regclass", "n8n_bridge")
     assert int(days[0]) >= 8
     for unit in ("n8n-bridge-migrate", "n8n-bridge-maintain"):
-        assert host.check_output(f"systemctl show -P Result {unit}.service") == "success"
+        assert run(f"systemctl show -P Result {unit}.service").strip() == "success"
 
 
 def test_it_listens_on_addresses_of_its_own(listeners: Callable[[], set[tuple[str, int]]]) -> None:
@@ -77,19 +73,18 @@ def test_it_listens_on_addresses_of_its_own(listeners: Callable[[], set[tuple[st
     assert {one for one in listeners() if 8600 <= one[1] < 8700} == wanted
 
 
-def test_health_and_metrics(host: Any) -> None:
+def test_health_and_metrics() -> None:
     for port in (8621, 8622, 8641, 8642):
-        assert '"ready"' in host.check_output(f"curl --silent --fail http://127.0.0.1:{port}/health/ready")
-        assert "bridge_" in host.check_output(f"curl --silent --fail http://127.0.0.1:{port}/metrics")
+        assert '"ready"' in run(f"curl --silent --fail http://127.0.0.1:{port}/health/ready")
+        assert "bridge_" in run(f"curl --silent --fail http://127.0.0.1:{port}/metrics")
 
 
-def test_secrets_are_in_no_environment_and_no_log(host: Any, api: Api) -> None:
+def test_secrets_are_in_no_environment_and_no_log(api: Api) -> None:
     api.token("shop")
-    names = str(host.check_output(f"ls {SECRETS} | grep -E '^(bridge|pulsar)_'")).split()
+    names = run(f"ls {SECRETS} | grep -E '^(bridge|pulsar)_'").split()
     values = [value for name in names if len(value := api.secret(name)) >= 16]
-    pids = " ".join(host.check_output(f"systemctl show -P MainPID {unit}") for unit in PROCESSES)
-    said = host.check_output(f"for pid in {pids}; do tr '\\0' '\\n' < /proc/$pid/environ; done")
-    said += host.check_output("journalctl --no-pager -o cat -u 'n8n-bridge-*'")
+    said = run(f"for pid in $(systemctl show -P MainPID {' '.join(PROCESSES)}); do cat /proc/$pid/environ; done")
+    said += run("journalctl --no-pager -o cat -u 'n8n-bridge-*'")
     assert [value[:4] for value in values if value in said] == []
     assert api.token("shop") not in said
 
@@ -98,19 +93,19 @@ def test_secrets_are_in_no_environment_and_no_log(host: Any, api: Api) -> None:
 
 
 @pytest.mark.parametrize(("kind", "account"), [("order.created", "shop"), ("direct.check", "n8n")])
-def test_an_event_becomes_one_execution(host: Any, api: Api, kind: str, account: str) -> None:
+def test_an_event_becomes_one_execution(api: Api, kind: str, account: str) -> None:
     uid = f"e2e-{uuid.uuid4().hex}"
     answer = api.publish(account, kind, {"uid": uid})
     assert answer.status == 202, answer
     assert answer.json["state"] == ("published" if account == "shop" else "queued")
     api.wait(account, answer.json["id"], "done")
-    until(lambda: executions(host, uid) == 1, 30, "the execution is stored")
-    (data,) = sql(host, f"SELECT data FROM execution_data WHERE data LIKE '%%{uid}%%'")
+    until(lambda: executions(uid) == 1, 30, "the execution is stored")
+    (data,) = sql(f"SELECT data FROM execution_data WHERE data LIKE '%{uid}%'")
     assert answer.json["id"] in data
     assert ("shop" if account == "shop" else "main") in data
 
 
-def test_the_same_key_is_the_same_event(host: Any, api: Api) -> None:
+def test_the_same_key_is_the_same_event(api: Api) -> None:
     uid = f"key-{uuid.uuid4().hex}"
     header = ("--header", f"idempotency-key: {uid}")
     first = api.publish("n8n", "direct.key", {"uid": uid}, *header)
@@ -120,7 +115,7 @@ def test_the_same_key_is_the_same_event(host: Any, api: Api) -> None:
     other = api.publish("n8n", "direct.key", {"uid": "another"}, *header)
     assert other.status == 422, other
     api.wait("n8n", first.json["id"], "done")
-    until(lambda: executions(host, uid) == 1, 30, "the execution is stored")
+    until(lambda: executions(uid) == 1, 30, "the execution is stored")
 
 
 def test_a_batch_says_of_each_event_what_became_of_it(api: Api) -> None:
@@ -131,13 +126,13 @@ def test_a_batch_says_of_each_event_what_became_of_it(api: Api) -> None:
     assert "data" in json.dumps(answer.json["results"][1])
 
 
-def test_what_cannot_be_delivered_is_a_dead_letter_that_can_be_replayed(host: Any, api: Api) -> None:
+def test_what_cannot_be_delivered_is_a_dead_letter_that_can_be_replayed(api: Api) -> None:
     answer = api.publish("n8n", "nowhere.at.all", {"uid": "dead"})
     assert answer.status == 202, answer
     event = answer.json["id"]
     api.wait("n8n", event, "dead", 60)
-    assert event in host.check_output("n8n-platform events dead")
-    assert "404" in host.check_output(f"n8n-platform events show {event}")
+    assert event in run("n8n-platform events dead")
+    assert "404" in run(f"n8n-platform events show {event}")
     again = api.ask("n8n", "POST", f"/events/{event}/replay")
     assert again.status == 202, again
     assert again.json["id"] != event
@@ -192,7 +187,7 @@ def test_a_tenant_has_its_rate(api: Api) -> None:
     assert api.publish("n8n", "direct.check", {"uid": "other"}).status == 202
 
 
-def test_traefik_asks_for_no_password_but_guards_the_rest(host: Any, api: Api) -> None:
+def test_traefik_asks_for_no_password_but_guards_the_rest(api: Api) -> None:
     assert api.call("GET", "/openapi.json").status == 200
     answer = api.call("GET", "/../")
     assert answer.status in (401, 404)
@@ -201,29 +196,32 @@ def test_traefik_asks_for_no_password_but_guards_the_rest(host: Any, api: Api) -
 # --- when something changes ---------------------------------------------------------------------------------
 
 
-def test_a_killed_process_is_not_noticed_by_clients(host: Any, api: Api) -> None:
+def test_a_killed_process_is_not_noticed_by_clients(api: Api) -> None:
     api.token("n8n")
     for unit in ("n8n-bridge-api@1.service", "n8n-bridge-api@2.service"):
-        host.check_output(f"systemctl kill --signal=KILL {unit}")
+        run(f"systemctl kill --signal=KILL {unit}")
         answers = [api.publish("n8n", "direct.check", {"uid": "kill"}).status for _ in range(5)]
         assert answers == [202] * 5
         ops = 8620 + int(re.findall(r"@(\d)", unit)[0])
-        host.check_output(
+        run(
             "curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors --output /dev/null "
             f"http://127.0.0.1:{ops}/health/ready"
         )
 
 
-def test_changed_routes_count_without_a_restart(host: Any, api: Api, converge: Callable[..., Any]) -> None:
-    before = starts(host)
+def test_changed_routes_count_without_a_restart(api: Api, converge: Callable[..., Any]) -> None:
+    before = starts()
     assert api.publish("n8n", "fresh.one", {}).status == 422
     routes = [{"name": "fresh", "match": {"type": "fresh.*"}, "via": "queue", "webhook": "/webhook/bridge/echo"}]
-    result = converge(bridge_routes=routes)
-    assert result.returncode == 0, result.stdout
-    until(lambda: api.publish("n8n", "fresh.one", {"uid": "fresh"}).status == 202, 10, "the new route counts")
-    assert starts(host) == before
-    result = converge()
-    assert result.returncode == 0, result.stdout
+    run(f"cp {SETTINGS}/routes.yml /var/tmp/")
+    try:
+        result = converge(bridge_routes=routes)
+        assert result.returncode == 0, result.stdout
+        until(lambda: api.publish("n8n", "fresh.one", {"uid": "fresh"}).status == 202, 10, "the new route counts")
+        assert starts() == before
+    finally:
+        run(f"mv /var/tmp/routes.yml {SETTINGS}/")
+    until(lambda: api.publish("n8n", "direct.check", {"uid": "old"}).status == 202, 10, "the old routes count again")
 
 
 @pytest.mark.parametrize(
@@ -237,16 +235,16 @@ def test_changed_routes_count_without_a_restart(host: Any, api: Api, converge: C
     ],
 )
 def test_what_the_bridge_would_not_take_never_reaches_it(
-    host: Any, converge: Callable[..., Any], settings: dict[str, Any], reason: str
+    converge: Callable[..., Any], settings: dict[str, Any], reason: str
 ) -> None:
     look = f"systemctl show -P MainPID {' '.join(PROCESSES)}; md5sum {SETTINGS}/*"
-    before = host.check_output(look)
+    before = run(look)
     result = converge(**settings)
     assert result.returncode != 0
     assert reason in result.stdout
-    assert host.check_output(look) == before
+    assert run(look) == before
 
 
-def test_each_process_stays_small(host: Any) -> None:
+def test_each_process_stays_small() -> None:
     for unit in PROCESSES:
-        assert int(host.check_output(f"systemctl show -P MemoryCurrent {unit}")) < 200 * 2**20, unit
+        assert int(run(f"systemctl show -P MemoryCurrent {unit}")) < 200 * 2**20, unit

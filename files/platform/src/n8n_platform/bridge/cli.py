@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands of the bridge: its processes, its events, its routes."""
+"""The commands of the bridge: its processes, its tasks, its events and routes."""
 
 from __future__ import annotations
 
