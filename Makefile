@@ -38,7 +38,7 @@ pin: setup ## Add a version to the catalogue: make pin TOOL=x VERSION=y
 	@$(BIN)/python -m artifacts.store pin "$(TOOL)" "$(VERSION)"
 
 .PHONY: sandbox
-sandbox: setup engine ## Create or update the sandbox and prove that it works (FULL=1: with logs and traces)
+sandbox: setup engine ## Create or update the sandbox and prove that it works (FULL=1: with logs, traces, Pulsar and the bridge)
 	@$(BIN)/python scripts/sandbox.py $(if $(FULL),full,up)
 
 .PHONY: sandbox-down

@@ -1,7 +1,7 @@
 """Create, prove and remove the sandbox: one systemd host in a local container that runs the whole platform.
 
     python scripts/sandbox.py up      # make sandbox
-    python scripts/sandbox.py full    # make sandbox FULL=1: logs and traces as well
+    python scripts/sandbox.py full    # make sandbox FULL=1: logs, traces, Pulsar and the bridge as well
     python scripts/sandbox.py down    # make sandbox-down
 
 `up` writes .sandbox/summary.json and ends with a screen that says where everything is. It is safe to run again and
@@ -26,8 +26,8 @@ STATE = ROOT / ".sandbox"
 CONTAINER = "n8n-platform-sandbox"
 BIN = ROOT / ".venv" / "bin"
 TOOLS = ("nodejs", "traefik", "n8n", "versitygw")
-# What logs and traces need besides; built from Go modules where no binary can be had.
-FULL_TOOLS = ("loki", "otelcol", "jaeger")
+# What logs, traces and messages need besides; built from Go modules where no binary can be had.
+FULL_TOOLS = ("loki", "otelcol", "jaeger", "pulsar", "bridge")
 # The name of the sandbox's inventory, for `make doctor` and the others.
 ENVIRONMENT = STATE / "environment"
 PROMETHEUS = "http://127.0.0.1:9090"
@@ -137,6 +137,7 @@ def screen(summary: dict[str, Any]) -> str:
         f"  passwords          {summary['basic_auth_file']} (prompt), {summary['owner_password_file']} (n8n)",
         f"  root certificate   {summary['ca_file']} (import it, or use curl --cacert)",
         f"  proof              {summary['proof']}",
+        *([f"                     {summary['bridge']}"] if summary["bridge"] else []),
         "",
         "  memory, MiB        "
         + ", ".join(
@@ -149,7 +150,7 @@ def screen(summary: dict[str, Any]) -> str:
         "",
         "  next               make doctor            health of the platform",
         f"                     docker exec -it {CONTAINER} n8n list:workflow",
-        *(["                     make sandbox FULL=1    logs and traces as well"] if not summary["full"] else []),
+        *(["                     make sandbox FULL=1    logs, traces, Pulsar, the bridge"] if not summary["full"] else []),
         "                     make sandbox-down      remove everything",
         "                     docs/production.md     the same on your own hosts",
         "",
@@ -175,7 +176,7 @@ def monitoring() -> str:
 
 
 def full() -> None:
-    """Create or update the sandbox with logs and traces."""
+    """Create or update the sandbox with logs, traces, Pulsar and the bridge."""
     STATE.mkdir(mode=0o700, exist_ok=True)
     ENVIRONMENT.write_text("sandbox-full\n", encoding="utf-8")
     up()
@@ -198,6 +199,8 @@ def up() -> None:
     with timed(timings, "converge"):
         playbook("site.yml")
     with timed(timings, "verify"):
+        bridge = STATE / "verify_bridge.json"
+        bridge.unlink(missing_ok=True)
         playbook("playbooks/verify.yml", "-e", f"verify_report={STATE}/verify.json")
     timings["total"] = round(time.monotonic() - started, 1)
     proof = json.loads((STATE / "verify.json").read_text(encoding="utf-8"))
@@ -220,6 +223,7 @@ def up() -> None:
         "basic_auth_file": str(STATE / "traefik_editor_password"),
         "versions": versions(),
         "proof": proof["proof"],
+        "bridge": json.loads(bridge.read_text(encoding="utf-8"))["proof"] if bridge.exists() else "",
         "full": environment() == "sandbox-full",
         "monitoring": monitoring(),
         "timings_s": timings,

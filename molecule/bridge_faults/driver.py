@@ -10,14 +10,31 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from molecule.bridge.api import DOMAIN, SECRETS, until
 
 HERE = Path(__file__).parent
 DIRECTORY = "/var/tmp/bridge-faults"  # noqa: S108  (on the test host)
-PROGRAMS = ("client.py", "sink.py", "forge.py", "workflows.json")
+PROGRAMS = ("client.py", "sink.py", "forge.py")
+EXAMPLES = HERE.parents[1] / "files" / "workflows"
 RATE = 3
-BRIDGE = "http://127.0.86.1:8601"
+SINK = "http://127.0.86.2:8700/effect"
+Json = dict[str, Any]
+
+
+def once() -> Json:
+    """Return the workflow that every user is given, with an effect that the sink notes as its work."""
+    workflow: Json = json.loads((EXAMPLES / "bridge-once.json").read_text(encoding="utf-8"))
+    (work,) = (node for node in workflow["nodes"] if node["name"] == "Your work")
+    hook = "$('Webhook').first().json"
+    effect = f"{{uid: {hook}.body.uid, event: {hook}.headers['webhook-id'], execution: $execution.id}}"
+    work |= {"type": "n8n-nodes-base.httpRequest", "typeVersion": 4.2}
+    work["parameters"] = {
+        **{"method": "POST", "url": SINK, "sendBody": True, "specifyBody": "json"},
+        **{"jsonBody": f"={{{{ JSON.stringify({effect}) }}}}", "options": {"timeout": 10000}},
+    }
+    return workflow
 
 
 @dataclass
@@ -67,28 +84,23 @@ class Platform:
         for name in PROGRAMS:
             subprocess.run(["docker", "cp", "-q", HERE / name, f"{self.container}:{DIRECTORY}/{name}"], check=True)
         self.phase("none")
-        self.import_into_n8n("credentials", [self.credential()])
-        self.import_into_n8n("workflow", json.loads((HERE / "workflows.json").read_text(encoding="utf-8")))
-        for number in (1, 2, 3):
-            self.run(f"n8n publish:workflow --id=bridgefaults000{number}")
+        self.import_into_n8n("credentials", self.credentials())
+        workflows = [once(), *json.loads((HERE / "workflows.json").read_text(encoding="utf-8"))]
+        self.import_into_n8n("workflow", workflows)
+        for workflow in workflows:
+            self.run(f"n8n publish:workflow --id={workflow['id']}")
         self.run(
             f"systemd-run --quiet --collect --unit=bridge-faults-sink python3 {DIRECTORY}/sink.py {DIRECTORY}/effects"
         )
         until(self.answers, 120, "the test workflows answer")
 
-    def credential(self) -> dict[str, object]:
+    def credentials(self) -> list[Json]:
         """Return what the workflows claim with, as n8n imports it."""
-        data = {
-            "grantType": "clientCredentials",
-            "accessTokenUrl": f"{BRIDGE}/pulsar/oauth/token",
-            "clientId": "n8n",
-            "clientSecret": self.run(f"cat {SECRETS}/bridge_client_n8n").strip(),
-            "scope": "claim",
-            "authentication": "header",
-        }
-        return {"id": "bridgeclaim00001", "name": "Bridge", "type": "oAuth2Api", "data": data}
+        found: list[Json] = json.loads((EXAMPLES / "bridge-credential.json").read_text(encoding="utf-8"))
+        found[0]["data"]["clientSecret"] = self.run(f"cat {SECRETS}/bridge_client_n8n").strip()
+        return found
 
-    def import_into_n8n(self, kind: str, entries: list[dict[str, object]]) -> None:
+    def import_into_n8n(self, kind: str, entries: list[Json]) -> None:
         """Import workflows or credentials by n8n's own command."""
         path = f"/var/lib/n8n/cli/bridge-{kind}.json"
         self.run(f"cat > {path} <<'END'\n{json.dumps(entries)}\nEND\nchown n8n {path}")
@@ -96,7 +108,7 @@ class Platform:
 
     def answers(self) -> bool:
         """Tell whether both webhook processes know all workflows (a GET is refused by name, then)."""
-        names = ("effect", "slow", "poison")
+        names = ("once", "slow", "poison")
         addresses = [f"http://127.0.0.1:{port}/webhook/bridge/{name}" for port in (5701, 5702) for name in names]
         return all("POST request" in self.run(f"curl -s -m 5 {one}", check=False) for one in addresses)
 

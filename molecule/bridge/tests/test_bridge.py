@@ -105,6 +105,13 @@ def test_an_event_becomes_one_execution(api: Api, kind: str, account: str) -> No
     assert ("shop" if account == "shop" else "main") in data
 
 
+def test_one_workflow_starts_another(play: Callable[..., Any]) -> None:
+    """The examples that every user is given, by the playbook that proves a platform."""
+    result = play(Path(__file__).parents[3] / "playbooks" / "verify_bridge.yml")
+    assert result.returncode == 0, result.stdout
+    assert "had its effect once" in result.stdout
+
+
 def test_the_same_key_is_the_same_event(api: Api) -> None:
     uid = f"key-{uuid.uuid4().hex}"
     header = ("--header", f"idempotency-key: {uid}")
