@@ -97,8 +97,8 @@ class FakeStore:
         for wish in wishes:
             free = wish.id not in self.states
             if free:
-                self.states[wish.id] = "retry" if wish.lease_s is None else "leased"
-            taken = free and wish.lease_s is not None
+                self.states[wish.id] = wish.state
+            taken = free and wish.state == "leased"
             granted.append(replace(self.events[wish.id], message_id=wish.message_id) if taken else None)
         return granted
 

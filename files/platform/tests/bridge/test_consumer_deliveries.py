@@ -56,15 +56,21 @@ def test_what_is_known_comes_in_the_order_asked() -> None:
 
 
 def test_only_leases_are_returned_and_each_once() -> None:
-    rows = [row(A, state="leased"), row(B, state="retry")]
+    rows = [row(A, state="leased")]
     made, pool = make({deliveries_sql.TAKE: rows})
-    wishes = [Wish(A.id, "m1", 60), Wish(B.id, "m2", None), Wish(A.id, "m1", 60), Wish(C.id, "m3", 60)]
+    wishes = [
+        Wish(A.id, "m1", "leased", 60),
+        Wish(B.id, "m2", "retry"),
+        Wish(A.id, "m1", "leased", 60),
+        Wish(C.id, "m3", "done"),
+    ]
     assert asyncio.run(made.take(wishes)) == [A, None, None, None]
     assert pool.asked[0][1] == (
         [A.id, B.id, C.id],
         [ids.day(A.id)] * 3,
         ["m1", "m2", "m3"],
-        [60, None, 60],
+        [60, None, None],
+        ["leased", "retry", "done"],
         OWNER,
     )
 

@@ -121,6 +121,19 @@ def test_a_tenant_without_room_holds_nobody_up() -> None:
     asyncio.run(run())
 
 
+def test_events_nobody_is_called_for_need_no_room() -> None:
+    async def run() -> None:
+        scene = Scene()
+        items = [scene.store.add(event(route="listen")) for _ in range(9)]
+        await scene.intake.handle([message(item, number) for number, item in enumerate(items)])
+        assert set(scene.store.states.values()) == {"done"}
+        assert len(scene.settler.good) == 9
+        assert (scene.put_off, scene.n8n.requests) == (0, [])
+        assert scene.count("done", "listen") == 9
+
+    asyncio.run(run())
+
+
 def test_a_full_process_leaves_the_rest_in_pulsar() -> None:
     async def run() -> None:
         scene = Scene(limits=Limits(2, 2, 3, 10))

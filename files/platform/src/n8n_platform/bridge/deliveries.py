@@ -41,11 +41,15 @@ class Known:
 
 @dataclass(frozen=True)
 class Wish:
-    """What to do with an event that came from Pulsar: take it for ``lease_s`` seconds, or put it off (None)."""
+    """What to do with an event that came from Pulsar.
+
+    ``leased``: take it, for ``lease_s`` seconds; ``retry``: leave it to a scheduler; ``done``: nobody is to be called.
+    """
 
     id: UUID
     message_id: str
-    lease_s: float | None
+    state: str
+    lease_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,10 @@ class Deliveries:
         return [found.get(event) for event in wanted]
 
     async def take(self, wishes: Sequence[Wish]) -> list[Event | None]:
-        """Take or put off events that nobody has begun, in one transaction.
+        """Give events that nobody has begun the states that are wished, in one transaction.
 
-        Return, in their order, those that are leased to this process now; None for those put off, and for those that
-        have a delivery already: somebody else's, a scheduler's, or one that came to its end.
+        Return, in their order, those that are leased to this process now; None for all others, also for those that have
+        a delivery already: somebody else's, a scheduler's, or one that came to its end.
         """
         unique = {wish.id: wish for wish in wishes}
         rows = await self.pool.fetch(
@@ -129,10 +133,11 @@ class Deliveries:
             days(unique),
             [wish.message_id for wish in unique.values()],
             [wish.lease_s for wish in unique.values()],
+            [wish.state for wish in unique.values()],
             self.owner,
         )
         # A wish that stands there twice is granted once.
-        found = {row["id"]: event_of(row) for row in rows if row["state"] == "leased"}
+        found = {row["id"]: event_of(row) for row in rows}
         return [found.pop(wish.id, None) for wish in wishes]
 
     async def finish(self, ends: Sequence[End]) -> list[bool]:

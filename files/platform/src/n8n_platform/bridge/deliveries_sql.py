@@ -17,18 +17,19 @@ LOOK = """
 # A delivery that waits for another attempt belongs to the scheduler, and so does a lease that ran out.
 TAKE = f"""
     WITH asked AS (
-        SELECT * FROM unnest($1::uuid[], $2::date[], $3::text[], $4::float8[]) AS a (id, day, message_id, lease)
+        SELECT * FROM unnest($1::uuid[], $2::date[], $3::text[], $4::float8[], $5::text[])
+            AS a (id, day, message_id, lease, state)
     ), taken AS (
-        INSERT INTO bridge.delivery AS d
-            (event_id, tenant, route, state, attempt, generation, lease_owner, lease_until, next_at, message_id)
-        SELECT e.id, e.tenant, e.route,
-            CASE WHEN a.lease IS NULL THEN 'retry' ELSE 'leased' END,
-            CASE WHEN a.lease IS NULL THEN 0 ELSE 1 END,
+        INSERT INTO bridge.delivery AS d (
+            event_id, tenant, route, state, attempt, generation, lease_owner, lease_until, next_at, message_id, done_at)
+        SELECT e.id, e.tenant, e.route, a.state,
+            CASE WHEN a.state = 'retry' THEN 0 ELSE 1 END,
             1,
-            CASE WHEN a.lease IS NOT NULL THEN $5::text END,
+            CASE WHEN a.state = 'leased' THEN $6::text END,
             now() + a.lease * interval '1 second',
-            CASE WHEN a.lease IS NULL THEN now() END,
-            a.message_id
+            CASE WHEN a.state = 'retry' THEN now() END,
+            a.message_id,
+            CASE WHEN a.state = 'done' THEN now() END
         FROM asked a JOIN bridge.event e ON e.day = a.day AND e.id = a.id
         WHERE e.day = ANY ($2::date[])
         ORDER BY e.id
@@ -39,13 +40,14 @@ TAKE = f"""
             lease_owner = excluded.lease_owner,
             lease_until = excluded.lease_until,
             next_at = excluded.next_at,
-            message_id = excluded.message_id
+            message_id = excluded.message_id,
+            done_at = excluded.done_at
         WHERE d.state = 'waiting'
         RETURNING event_id, attempt, generation, state, message_id
     )
     SELECT {EVENT}, t.attempt, t.generation, t.state, t.message_id
     FROM taken t JOIN asked a ON a.id = t.event_id JOIN bridge.event e ON e.day = a.day AND e.id = a.id
-    WHERE e.day = ANY ($2::date[])
+    WHERE e.day = ANY ($2::date[]) AND t.state = 'leased'
 """  # noqa: S608  (constants)
 
 END = """

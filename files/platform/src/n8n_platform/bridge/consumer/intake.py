@@ -135,8 +135,11 @@ class Intake:
         """Take the room for a call when there is any, otherwise let the event wait in the database."""
         tools = self.delivery.tools
         route = tools.route(known.route)
-        room = tools.limits.enter(known.tenant, known.route, route.concurrency)
-        return Wish(event, message.message_id, tools.lease(route) if room else None)
+        if route.via and route.webhook is None:
+            return Wish(event, message.message_id, "done")
+        if tools.limits.enter(known.tenant, known.route, route.concurrency):
+            return Wish(event, message.message_id, "leased", tools.lease(route))
+        return Wish(event, message.message_id, "retry")
 
     async def _take(self, wishes: Sequence[tuple[Received, Known, Wish]]) -> None:
         try:
@@ -150,14 +153,17 @@ class Intake:
                 self._begin(message, event)
                 continue
             self._give_back(known, wish)
-            if wish.lease_s is None:
-                self.put_off()
-                self.settle.acknowledge(message)
-            else:
+            if wish.state == "leased":
                 self._duplicate(message, known)
+                continue
+            if wish.state == "retry":
+                self.put_off()
+            else:
+                self._count(known.route, known.tenant, "done")
+            self.settle.acknowledge(message)
 
     def _give_back(self, known: Known, wish: Wish) -> None:
-        if wish.lease_s is not None:
+        if wish.state == "leased":
             tools = self.delivery.tools
             tools.limits.leave(known.tenant, known.route, tools.route(known.route).concurrency, Verdict.NOTHING)
 
