@@ -16,7 +16,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 NOT_FOUND, CONFLICT = 404, 409
 # A broker that has just started, or whose bookie has, answers some requests with these; the next attempt succeeds.
-PASSING = {307, 500, 502, 503}
+PASSING = {500, 502, 503}
+# The broker that is asked names the one that serves the topic.
+REDIRECTED = {307, 308}
+HOPS = 5
 ARGUMENTS: dict[str, Any] = {
     "url": {"type": "str", "required": True},
     "token_file": {"type": "path", "required": True, "no_log": False},
@@ -55,27 +58,29 @@ class Admin:
         until = time.monotonic() + self.timeout
         while True:
             try:
-                return self._once(method, path, body, content_type)
+                return self._once(method, f"{self.url}/admin/v2/{path}", body, content_type)
             except PulsarError as error:
                 if error.status not in PASSING or time.monotonic() > until:
                     raise
             time.sleep(0.5)
 
-    def _once(self, method: str, path: str, body: Any, content_type: str) -> Any:
+    def _once(self, method: str, url: str, body: Any, content_type: str, hops: int = HOPS) -> Any:
         data = None if body is None and method == "GET" else json.dumps(body).encode() if body is not None else b""
-        request = urllib.request.Request(f"{self.url}/admin/v2/{path}", data=data, method=method)  # noqa: S310
+        request = urllib.request.Request(url, data=data, method=method)  # noqa: S310
         request.add_header("Authorization", f"Bearer {self.token}")
         request.add_header("Content-Type", content_type)
         try:
             with urllib.request.urlopen(request, timeout=30, context=self.context) as answer:  # noqa: S310
                 text = answer.read().decode()
         except urllib.error.HTTPError as error:
+            if error.code in REDIRECTED and hops and error.headers.get("Location"):
+                return self._once(method, error.headers["Location"], body, content_type, hops - 1)
             said = error.read().decode(errors="replace")
             try:
                 said = json.loads(said)["reason"]
             except (ValueError, KeyError, TypeError):
                 said = said[:200]
-            raise PulsarError(error.code, f"{method} {path}: HTTP {error.code} {said}") from error
+            raise PulsarError(error.code, f"{method} {url}: HTTP {error.code} {said}") from error
         except (OSError, urllib.error.URLError) as error:
             raise UnreachableError(f"{self.url}: {getattr(error, 'reason', error)}") from error
         return json.loads(text) if text else None

@@ -40,6 +40,7 @@ class FakePulsar:
         self.stats: dict[str, Any] = {}
         self.writes: list[str] = []
         self.failures: list[int] = []
+        self.owner = ""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,6 +49,8 @@ class FakePulsar:
                 text = self.rfile.read(length).decode()
                 status, body = outer.respond(self.command, self.path, text, self.headers.get("Authorization", ""))
                 self.send_response(status)
+                if status in (307, 308):
+                    self.send_header("Location", outer.owner + self.path)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

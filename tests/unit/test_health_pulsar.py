@@ -121,7 +121,7 @@ def test_the_plan_of_a_single_host() -> None:
 def test_the_plan_of_one_host_of_several() -> None:
     found = plan(group_names=["pulsar_broker"], multi_host=True)
     (unit,) = found["units"]
-    assert unit["probe"] == "https://10.0.0.1:8443/status.html"
+    assert unit["probe"] == "https://10.0.0.1:8444/status.html"
     assert "/tls_dir/host.crt" in unit["sources"]
-    assert found["pulsar"]["url"] == "https://10.0.0.1:8443"
+    assert found["pulsar"]["url"] == "https://10.0.0.1:8444"
     assert "watch" not in found["pulsar"]

@@ -222,6 +222,20 @@ def test_a_broker_that_starts_is_asked_again(broker: FakePulsar, run: Run, monke
     assert "HTTP 503 not json" in result["msg"]
 
 
+def test_the_broker_that_serves_a_topic_is_asked_instead(broker: FakePulsar) -> None:
+    with FakePulsar() as other:
+        other.failures += [307, 307]
+        other.owner = broker.url
+        admin = pulsar_admin.Admin(other.url, TOKEN, timeout=0)
+        admin.put("tenants/x", {"adminRoles": []})
+        assert admin.get("tenants/x") == {"adminRoles": []}
+        assert broker.writes == ["PUT tenants/x"]
+        other.failures += [307] * 9
+        other.owner = other.url
+        with pytest.raises(pulsar_admin.PulsarError, match="307"):
+            admin.put("tenants/y")
+
+
 def test_what_is_there_or_gone_already_is_as_good(broker: FakePulsar) -> None:
     admin = pulsar_admin.Admin(broker.url, TOKEN, timeout=0)
     broker.failures += [409, 404]

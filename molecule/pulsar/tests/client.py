@@ -9,6 +9,7 @@ client.py ROLE latency TOPIC SUBSCRIPTION COUNT  publish one after the other and
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -18,7 +19,8 @@ from typing import Any
 sys.path.insert(0, "/opt/n8n-platform/bridge/current/site-packages")
 import pulsar
 
-URL = "pulsar://127.0.0.1:6650"
+URL = os.environ.get("PULSAR_URL", "pulsar://127.0.0.1:6650")
+CA = os.environ.get("PULSAR_CA")
 IDLE_MS = 3000
 
 
@@ -31,6 +33,8 @@ def connect(role: str) -> Any:
         URL,
         authentication=pulsar.AuthenticationToken(token) if token else None,
         operation_timeout_seconds=4,
+        tls_trust_certs_file_path=CA,
+        tls_validate_hostname=True,
         logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
     )
 
@@ -69,6 +73,8 @@ def send(client: Any, topic: str, seconds: float, rate: float, path: str) -> dic
                 threading.Event().wait(0.002)
                 continue
             due, number = number, number + 1
+        else:
+            threading.Event().wait(0.002)
         with lock:
             open_ids += 1
         try:
