@@ -150,7 +150,7 @@ def screen(summary: dict[str, Any]) -> str:
         "",
         "  next               make doctor            health of the platform",
         f"                     docker exec -it {CONTAINER} n8n list:workflow",
-        *(["                     make sandbox FULL=1    logs, traces, Pulsar, the bridge"] if not summary["full"] else []),
+        *(["                     make sandbox FULL=1    with Pulsar and the bridge"] if not summary["full"] else []),
         "                     make sandbox-down      remove everything",
         "                     docs/production.md     the same on your own hosts",
         "",
