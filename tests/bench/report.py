@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.bench import bridge_report
 from tests.bench.sites import WORKFLOWS
 
 NOT_YET = "Not measured yet.\n"
@@ -299,6 +300,7 @@ SECTIONS = (
     ("spread", "Spread over the workers", spread),
     ("guard-cost", "What the payload copy costs", guard_cost),
     ("backup", "Backups and restores", backup),
+    ("bridge", "The bridge beside Pulsar's own client", bridge_report.section),
 )
 
 METHOD = """## Method

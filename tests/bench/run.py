@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from tests.bench import backup, converge, host, report, resources, sites, throughput  # noqa: E402
+from tests.bench import backup, bridge, converge, host, report, resources, sites, throughput  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 Timing = dict[str, float]
@@ -35,8 +35,9 @@ SIMPLE: dict[str, Callable[[sites.Site, Timing, Callable[[str], None]], Any]] = 
     "spread": resources.spread,
     "guard-cost": throughput.guard_cost,
     "backup": backup.measure,
+    "bridge": lambda ours, timing, say: bridge.measure(say),
 }
-PARTS = ("sandbox", "memory", "spread", "throughput", "guard-cost", "backup")
+PARTS = ("sandbox", "memory", "spread", "throughput", "guard-cost", "backup", "bridge")
 TIMERS = ("n8n-guard.timer", "n8n-watchdog.timer")
 
 

@@ -121,6 +121,19 @@ def test_a_tenant_without_room_holds_nobody_up() -> None:
     asyncio.run(run())
 
 
+def test_the_trace_goes_on_from_the_message() -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async def run() -> None:
+        scene = Scene()
+        first, second = scene.store.add(event()), scene.store.add(event(traceparent=trace))
+        await scene.intake.handle([message(first, traceparent=trace), message(second, traceparent="nonsense")])
+        await scene.settle()
+        assert [request.headers["traceparent"] for request in scene.n8n.requests] == [trace, trace]
+
+    asyncio.run(run())
+
+
 def test_events_nobody_is_called_for_need_no_room() -> None:
     async def run() -> None:
         scene = Scene()

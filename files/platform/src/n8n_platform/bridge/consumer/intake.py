@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from n8n_platform.bridge.deliveries import Event, Known, Wish
 from n8n_platform.bridge.ids import dead_letter_topic, is_event_id
 from n8n_platform.bridge.receiver import Received
 from n8n_platform.bridge.signing import Keyring, SignatureError, Verified
+from n8n_platform.bridge.telemetry import valid_traceparent
 
 LOG = logging.getLogger(__name__)
 # Metrics of a message that is not believed name neither its tenant nor its route: anybody can write those.
@@ -168,6 +170,9 @@ class Intake:
             tools.limits.leave(known.tenant, known.route, tools.route(known.route).concurrency, Verdict.NOTHING)
 
     def _begin(self, message: Received, event: Event) -> None:
+        # The message names the span of its sending, which is nearer than the one of the event's acceptance.
+        if nearer := valid_traceparent(message.properties.get("traceparent")):
+            event = replace(event, traceparent=nearer)
         task = asyncio.create_task(self._deliver(message, event))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
