@@ -160,9 +160,13 @@ class MemoryOutbox:
     def __init__(self) -> None:
         self.backlog = Backlog()
         self.done: list[int] = []
+        self.lost: list[int] = []
 
     def stored(self, seq: int) -> None:
         self.done.append(seq)
+
+    def failed(self, seq: int) -> None:
+        self.lost.append(seq)
 
 
 class FixedRoutes:

@@ -92,6 +92,10 @@ def test_without_a_receipt_the_answer_is_queued_and_the_outbox_keeps_the_row(
     assert answer.status_code == 202
     assert answer.json()["state"] == "queued"
     assert bench.outbox.done == []
+    # What was given up is the sweeper's at once; what may still come is left alone until it cannot come any more.
+    assert bench.outbox.lost == ([1] if field == "error" else [])
+    patience = bench.store.events[UUID(answer.json()["id"])]["patience"]
+    assert patience == (1 if field == "up" else 6)
 
 
 def test_the_same_key_gets_the_same_answer(bench: Bench) -> None:

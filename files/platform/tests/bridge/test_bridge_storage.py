@@ -354,8 +354,10 @@ def test_rows_are_forgotten_together_and_kept_when_that_fails() -> None:
             await stage.outbox.forget()
         stage.connection.error = None
         stage.outbox.stored(4)
+        stage.outbox.failed(5)
         await stage.outbox.forget()
-        assert stage.connection.values("SKIP LOCKED") == [([1, 2, 3, 4],)]
+        assert stage.connection.values("DELETE FROM bridge.outbox") == [([1, 2, 3, 4],)]
+        assert stage.connection.values("not_before = now()") == [([5],)]
 
     asyncio.run(story())
 

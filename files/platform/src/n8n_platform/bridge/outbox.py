@@ -40,6 +40,12 @@ DELETE FROM bridge.outbox WHERE seq IN (
     SELECT seq FROM bridge.outbox WHERE seq = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)
 """
 
+# What its sender gave up is anybody's at once.
+RELEASE = """
+UPDATE bridge.outbox SET not_before = now(), attempts = attempts + 1 WHERE seq IN (
+    SELECT seq FROM bridge.outbox WHERE seq = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)
+"""
+
 # The day follows from the id, so that only one partition is looked at.
 TAKE = """
 WITH taken AS (
@@ -101,6 +107,7 @@ class Outbox:
         self.metrics = metrics
         self.backlog = Backlog()
         self._stored: list[int] = []
+        self._failed: list[int] = []
         self._wake = asyncio.Event()
 
     def stored(self, seq: int) -> None:
@@ -108,16 +115,24 @@ class Outbox:
         self._stored.append(seq)
         self._wake.set()
 
+    def failed(self, seq: int) -> None:
+        """Note that a message was not confirmed; the sweeper may have it at once."""
+        self._failed.append(seq)
+        self._wake.set()
+
     async def forget(self) -> None:
-        """Delete the rows of messages that Pulsar has."""
+        """Delete the rows of messages that Pulsar has; give up those of messages that it did not confirm."""
         done, self._stored = self._stored, []
-        if not done:
-            return
         try:
-            await self.pool.execute(FORGET, done)
+            if done:
+                await self.pool.execute(FORGET, done)
         except BaseException:
             self._stored = done + self._stored
             raise
+        # A release that does not get through is no harm: the rows' time comes by itself.
+        lost, self._failed = self._failed, []
+        if lost:
+            await self.pool.execute(RELEASE, lost)
 
     async def look(self) -> None:
         """See how much waits."""

@@ -17,7 +17,10 @@ ACCEPT_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """An event to accept. Without a topic it is delivered straight from the database. Times are aware, UTC."""
+    """An event to accept. Without a topic it is delivered straight from the database. Times are aware, UTC.
+
+    ``patience``: for how many seconds the sweeper leaves its message to whoever accepted it.
+    """
 
     id: UUID
     tenant: str
@@ -34,6 +37,7 @@ class NewEvent:
     expires_at: datetime
     replay_of: UUID | None = None
     key: str | None = None
+    patience: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,11 @@ TYPES = {
     "replay_of": "uuid",
     "body": "bytea",
     "body_hash": "bytea",
+    "patience": "float8",
 }
 COLUMNS = tuple(field.name for field in fields(NewEvent))
 ARRAYS = ", ".join(f"${number}::{TYPES.get(name, 'text')}[]" for number, name in enumerate(COLUMNS, 1))
-KEPT = ", ".join(name for name in COLUMNS if name != "key")
+KEPT = ", ".join(name for name in COLUMNS if name not in ("key", "patience"))
 
 # One statement, so one transaction: an event is there with its key and its way on, or nothing of it is.
 ACCEPT = f"""
@@ -78,7 +83,7 @@ queued AS (
     SELECT id, tenant, route, 'retry', now() FROM accepted WHERE topic IS NULL),
 sent AS (
     INSERT INTO bridge.outbox (event_id, topic, tenant, created_at, not_before)
-    SELECT id, topic, tenant, created_at, now() + interval '2 s' FROM accepted WHERE topic IS NOT NULL
+    SELECT id, topic, tenant, created_at, now() + make_interval(secs => patience) FROM accepted WHERE topic IS NOT NULL
     RETURNING event_id, seq)
 SELECT a.id, s.seq FROM accepted a LEFT JOIN sent s ON s.event_id = a.id
 """  # noqa: S608  (names of ours)

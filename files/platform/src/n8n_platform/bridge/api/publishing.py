@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Protocol
 from uuid import UUID
 
 from n8n_platform.bridge import db, ids
 from n8n_platform.bridge.api.auth import Principal
 from n8n_platform.bridge.api.drafts import CONTENT_TYPE, Draft
 from n8n_platform.bridge.api.limits import Limiter
+from n8n_platform.bridge.api.ports import Committer, Ledger, RouteSource, Sender
 from n8n_platform.bridge.api.problems import Problem
 from n8n_platform.bridge.metrics import PublishMetrics
-from n8n_platform.bridge.outbox import Backlog
-from n8n_platform.bridge.routing import NoRouteError, Route, Routes
+from n8n_platform.bridge.routing import NoRouteError, Route
 from n8n_platform.bridge.settings import Settings
 from n8n_platform.bridge.signing import Keyring
 from n8n_platform.bridge.store import NewEvent, Stored
@@ -29,40 +28,8 @@ from n8n_platform.bridge.telemetry import Tracing
 
 LOG = logging.getLogger(__name__)
 PUBLISHED, QUEUED = "published", "queued"
-
-
-class Committer(Protocol):
-    """What is needed of :class:`group.GroupCommit`."""
-
-    async def add(self, events: list[NewEvent]) -> list[Stored]:
-        """Store events."""
-
-
-class Sender(Protocol):
-    """What is needed of :class:`broker.Broker`."""
-
-    def available(self, topic: str) -> bool:
-        """Return whether a message would be sent now."""
-
-    def submit(self, topic: str, payload: bytes, properties: Mapping[str, str]) -> asyncio.Future[str]:
-        """Send a message."""
-
-
-class Ledger(Protocol):
-    """What is needed of :class:`outbox.Outbox`."""
-
-    backlog: Backlog
-
-    def stored(self, seq: int) -> None:
-        """Note that Pulsar has a message."""
-
-
-class RouteSource(Protocol):
-    """What is needed of :class:`routing.RouteFile`."""
-
-    @property
-    def current(self) -> Routes:
-        """The routes in force."""
+# The sweeper may have a message that was not sent at all after this time.
+QUEUED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +149,14 @@ class Publisher:
             expires_at=born + timedelta(seconds=min(ttl or longest, longest)),
             replay_of=replay_of,
             key=key,
+            patience=self._patience(route.topic),
         )
+
+    def _patience(self, topic: str | None) -> float:
+        """Return for how long the sweeper should leave a message alone: until its own attempt has certainly ended."""
+        if topic is None or not self.broker.available(topic):
+            return QUEUED_SECONDS
+        return self.settings.pulsar.send_timeout_seconds + 1
 
     async def publish(self, events: Sequence[NewEvent]) -> list[Outcome]:
         """Store events of one tenant and tell Pulsar; raise Problem when the database cannot be reached.
@@ -231,7 +205,9 @@ class Publisher:
 
         def settled(seq: int, receipt: asyncio.Future[str]) -> None:
             nonlocal left
-            if not receipt.cancelled() and receipt.exception() is None:
+            if receipt.cancelled() or receipt.exception() is not None:
+                self.outbox.failed(seq)
+            else:
                 self.outbox.stored(seq)
             left -= 1
             if not left:
