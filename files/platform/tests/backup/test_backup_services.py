@@ -171,6 +171,13 @@ def test_the_dump_runs_as_the_database_user(config: Config) -> None:
     assert database.dump_file(Database()) == "database.dump.zst"
 
 
+def test_another_database_is_dumped_by_a_snapshot_of_its_own(config: Config) -> None:
+    command, _packer = database.dump_commands(config, Database(others=("n8n_bridge",)), "", "n8n_bridge")
+    assert command.words[-1] == "n8n_bridge"
+    assert not [word for word in command.words if str(word).startswith("--snapshot")]
+    assert database.dump_file(Database(), "n8n_bridge") == "database-n8n_bridge.dump.zst"
+
+
 # --- redis -----------------------------------------------------------------------------------------------------------
 
 

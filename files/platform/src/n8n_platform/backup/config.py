@@ -17,7 +17,10 @@ COMPRESSIONS = ("zstd", "gzip")
 
 @dataclass(frozen=True)
 class Database:
-    """n8n's database on this host. ``count_tables`` is ``("all",)`` or names; ``level`` is the compression's."""
+    """n8n's database on this host. ``count_tables`` is ``("all",)`` or names; ``level`` is the compression's.
+
+    ``others`` are further databases of the same server, which are dumped and not counted.
+    """
 
     host: str = "/var/run/postgresql"
     port: int = 5432
@@ -27,6 +30,7 @@ class Database:
     level: int = 3
     count_tables: tuple[str, ...] = ("all",)
     hash_tables: tuple[str, ...] = ("workflow_entity", "credentials_entity")
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.compression not in COMPRESSIONS:

@@ -120,26 +120,29 @@ class Snapshot(Schema):
         return int(self.value("SELECT pg_database_size(current_database())"))
 
 
-def dump_file(settings: Database) -> str:
-    """Return the name of the dump in a set."""
-    return "database.dump.zst" if settings.compression == "zstd" else "database.sql.gz"
+def dump_file(settings: Database, other: str = "") -> str:
+    """Return the name of the dump in a set; ``other`` is another database than n8n's."""
+    return f"database{'-' if other else ''}{other}" + (".dump.zst" if settings.compression == "zstd" else ".sql.gz")
 
 
-def dump_commands(config: Config, settings: Database, snapshot: str) -> list[Command]:
-    """Return the programs that dump what the snapshot sees. Compression has a process, and so a core, of its own."""
+def dump_commands(config: Config, settings: Database, snapshot: str, other: str = "") -> list[Command]:
+    """Return the programs that dump what the snapshot sees. Compression has a process, and so a core, of its own.
+
+    A snapshot belongs to one database: the dump of an ``other`` one takes its own.
+    """
     zstd = settings.compression == "zstd"
     dump = Command(
         [
             settings.bin_dir / "pg_dump",
             "--format=custom" if zstd else "--format=plain",
             "--compress=none",
-            f"--snapshot={snapshot}",
+            *([] if other else [f"--snapshot={snapshot}"]),
             f"--lock-wait-timeout={LOCK_SECONDS}s",
             "--no-password",
             f"--host={settings.host}",
             f"--port={settings.port}",
             *([f"--username={config.user}"] if config.user else []),
-            settings.name,
+            other or settings.name,
         ],
         user=config.user,
     )

@@ -77,6 +77,9 @@ def make_database(making: Making) -> None:
             making.report.problem(f"the tables could not be counted, a restore of this set cannot compare: {error}")
         for warning in snapshot.warnings:
             making.report.warn(warning)
+    for other in settings.others:
+        name = database.dump_file(settings, other)
+        making.pipe(name, "database", database.dump_commands(config, settings, "", other))
 
 
 def make_redis(making: Making) -> None:
