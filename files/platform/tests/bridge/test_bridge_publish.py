@@ -248,6 +248,21 @@ def test_too_many_requests_at_a_time(tmp_path: Path) -> None:
     assert asyncio.run(both()) == [202, 503]
 
 
+def test_large_bodies_wait_for_room(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Limits(buffered_bytes=1000, receipt_ms=200))
+    bench.broker.answers = False
+
+    async def both() -> list[int]:
+        async with bench.client() as client:
+            content = json.dumps({"type": "order.x", "data": "x" * 600})
+            requests = [client.post("/pulsar/publish", content=content, headers=bench.headers()) for _ in range(2)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*requests))
+
+    assert asyncio.run(both()) == [202, 503]
+    # One that is larger than the room is taken when it is alone.
+    assert bench.publish(data="x" * 2000).status_code == 202
+
+
 def test_a_batch_is_answered_event_by_event(bench: Bench) -> None:
     events = [
         {"type": "order.a", "data": 1, "execution_id": "e1"},

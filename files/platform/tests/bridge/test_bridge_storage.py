@@ -284,10 +284,13 @@ class FakeSender:
         return future
 
 
+EVENT_COLUMNS = ("id", "execution_id", "type", "traceparent", "created_at", "expires_at")
+
+
 def row(seq: int, topic: str = TOPIC, **more: Any) -> dict[str, Any]:
     base = event()
-    found = {name: getattr(base, name) for name in ("execution_id", "type", "traceparent", "created_at", "expires_at")}
-    return {"seq": seq, "event_id": base.id, "topic": topic, "tenant": "acme", "reason": None, **found, **more}
+    found = {name: getattr(base, name) for name in EVENT_COLUMNS}
+    return {"seq": seq, "event_id": base.id, "topic": topic, "tenant": "acme", "reason": None, "event": found, **more}
 
 
 class OutboxStage:
@@ -295,7 +298,13 @@ class OutboxStage:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]] = ()) -> None:
         topics = [{"topic": topic} for topic in sorted({item["topic"] for item in rows})]
-        self.connection = FakeConnection({"SELECT DISTINCT topic": topics, "WITH taken": list(rows)})
+        self.connection = FakeConnection(
+            {
+                "SELECT DISTINCT topic": topics,
+                "SELECT seq, event_id": list(rows),
+                "FROM bridge.event": [item["event"] for item in rows if item["event"]],
+            }
+        )
         self.sender = FakeSender()
         self.keyring = Keyring.of("m" * 40)
         self.registry = CollectorRegistry()
@@ -307,7 +316,7 @@ class OutboxStage:
 def test_the_sweeper_publishes_what_is_left() -> None:
     async def story() -> None:
         dead = row(2, "dealscale.deadletter.workflow.short", reason="410 Gone")
-        stage = OutboxStage([row(1), dead, row(3, type=None)])
+        stage = OutboxStage([row(1), dead, row(3, event=None)])
         assert await stage.outbox.sweep() == 2
         assert stage.sender.prepared == ["dealscale.deadletter.workflow.short", TOPIC]
         assert stage.connection.values("DELETE FROM bridge.outbox") == [([1, 2, 3],)]
@@ -335,7 +344,7 @@ def test_nothing_is_taken_for_topics_that_cannot_be_reached() -> None:
         stage = OutboxStage([row(1)])
         stage.sender.open = set()
         assert await stage.outbox.sweep() == 0
-        assert stage.connection.values("WITH taken") == []
+        assert stage.connection.values("SELECT seq, event_id") == []
         stage.sender.enabled = False
         assert await stage.outbox.sweep() == 0
 
@@ -389,7 +398,7 @@ def test_the_outbox_works_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -
             while not stage.connection.values(part):
                 await asyncio.sleep(0.001)
 
-        for part in ("SKIP LOCKED)", "extract(epoch", "WITH taken"):
+        for part in ("SKIP LOCKED)", "extract(epoch", "SELECT seq, event_id"):
             await asyncio.wait_for(seen(part), 5)
         stage.outbox.stored(8)
         task.cancel()

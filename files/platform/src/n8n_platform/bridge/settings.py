@@ -92,6 +92,8 @@ class Limits(Section, frozen=True):
     receipt_ms: Count = 250
     # Requests that one process works on at a time; more are refused at once.
     concurrent_requests: Count = 512
+    # Bytes of request bodies that one process holds at a time; the process needs about four times as much memory.
+    buffered_bytes: Count = 48 * 1024 * 1024
     tenant: Tenant = Tenant()
     tenants: dict[str, Tenant] = {}
 

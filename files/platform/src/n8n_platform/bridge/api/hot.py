@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 ACCEPTED, MIXED, UNAVAILABLE = 202, 207, 503
 # Text around the data of an event: names of fields, ids.
 ENVELOPE_BYTES = 4096
+RESERVED = "bridge.reserved"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -88,6 +89,7 @@ class HotRoutes:
         self.tracing = tracing
         self.metrics = metrics
         self.busy = 0
+        self.buffered = 0
 
     async def publish(self, request: Request) -> Response:
         """Accept one event."""
@@ -121,13 +123,25 @@ class HotRoutes:
             return problem_response(problem)
         finally:
             self.busy -= 1
+            self.buffered -= request.scope.pop(RESERVED, 0)
             self.metrics.seconds.labels(kind).observe(time.perf_counter() - started)
+
+    async def _read(self, request: Request, limit: int) -> bytes:
+        """Return the body, once there is room for it."""
+        length = request.headers.get("content-length", "")
+        # What does not say how large it is may become as large as it is allowed to be.
+        size = min(int(length), limit) if length.isascii() and length.isdigit() else limit
+        if self.buffered and self.buffered + size > self.limits.buffered_bytes:
+            raise Problem("busy", "Too many large requests at a time.", retry_after=1)
+        request.scope[RESERVED] = size
+        self.buffered += size
+        return await read_json(request, limit)
 
     def _count(self, route: str, tenant: str, code: int, count: int = 1) -> None:
         self.metrics.requests.labels(route, tenant, str(code)).inc(count)
 
     async def _single(self, request: Request, principal: Principal, span: telemetry.Span) -> Response:
-        body = await read_json(request, self.limits.event_bytes + ENVELOPE_BYTES)
+        body = await self._read(request, self.limits.event_bytes + ENVELOPE_BYTES)
         draft = drafts.single(body, request.headers.get("idempotency-key"))
         self.publisher.limiter.check(principal.tenant, 1, len(draft.body))
         event = self.publisher.prepare(principal, draft, span.traceparent)
@@ -161,7 +175,7 @@ class HotRoutes:
         return json_response(answer(outcome), ACCEPTED, headers)
 
     async def _several(self, request: Request, principal: Principal, span: telemetry.Span) -> Response:
-        body = await read_json(request, self.limits.batch_bytes)
+        body = await self._read(request, self.limits.batch_bytes)
         found = drafts.several(body, self.limits.batch_events)
         self.publisher.limiter.check(principal.tenant, len(found), len(body))
         events: list[NewEvent] = []

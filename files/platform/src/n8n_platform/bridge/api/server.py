@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 import uvicorn
@@ -22,6 +23,7 @@ from n8n_platform.bridge.api.limits import Limiter
 from n8n_platform.bridge.api.publishing import Publisher
 from n8n_platform.bridge.broker import Broker
 from n8n_platform.bridge.group import GroupCommit
+from n8n_platform.bridge.maintain import make_partitions
 from n8n_platform.bridge.metrics import BrokerMetrics, ProcessMetrics, PublishMetrics, RouteMetrics
 from n8n_platform.bridge.ops import Health, OpsServer, notify
 from n8n_platform.bridge.outbox import Outbox, forever
@@ -34,6 +36,7 @@ LOG = logging.getLogger(__name__)
 SERVICE = "n8n-bridge-api"
 PREPARE_SECONDS = 5.0
 SAVE_SECONDS = 1.0
+PARTITIONS_SECONDS = 3600.0
 # Requests under way at a stop may take this long; systemd waits longer.
 STOP_SECONDS = 15
 
@@ -132,12 +135,18 @@ class Api:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.outbox.run()),
+            loop.create_task(forever("make partitions", self._make_partitions, PARTITIONS_SECONDS)),
             loop.create_task(forever("save usage", lambda: self.limiter.save(store.add_usage), SAVE_SECONDS)),
         ]
         self.health.checks.pop("start")
         self.health.add("database", self._check_database)
         services = Services(store, publisher, authenticator)
         return app.build(settings, services, self.accounts, self.issuer, self.tracing, self.metrics)
+
+    async def _make_partitions(self) -> None:
+        """Make tomorrow's partition, should the daily upkeep have failed all week."""
+        async with self.pool.acquire() as connection:
+            await make_partitions(connection, datetime.now(UTC).date(), 1)
 
     async def _not_started(self) -> str | None:
         return "is starting"
