@@ -216,13 +216,13 @@ def test_a_killed_process_is_not_noticed_by_clients(api: Api) -> None:
         )
 
 
-def test_changed_routes_count_without_a_restart(api: Api, converge: Callable[..., Any]) -> None:
+def test_changed_routes_count_without_a_restart(api: Api, play: Callable[..., Any]) -> None:
     before = starts()
     assert api.publish("n8n", "fresh.one", {}).status == 422
     routes = [{"name": "fresh", "match": {"type": "fresh.*"}, "via": "queue", "webhook": "/webhook/bridge/echo"}]
     run(f"cp {SETTINGS}/routes.yml /var/tmp/")
     try:
-        result = converge(bridge_routes=routes)
+        result = play("again.yml", bridge_routes=routes)
         assert result.returncode == 0, result.stdout
         until(lambda: api.publish("n8n", "fresh.one", {"uid": "fresh"}).status == 202, 10, "the new route counts")
         assert starts() == before
@@ -242,11 +242,11 @@ def test_changed_routes_count_without_a_restart(api: Api, converge: Callable[...
     ],
 )
 def test_what_the_bridge_would_not_take_never_reaches_it(
-    converge: Callable[..., Any], settings: dict[str, Any], reason: str
+    play: Callable[..., Any], settings: dict[str, Any], reason: str
 ) -> None:
     look = f"systemctl show -P MainPID {' '.join(PROCESSES)}; md5sum {SETTINGS}/*"
     before = run(look)
-    result = converge(**settings)
+    result = play("again.yml", **settings)
     assert result.returncode != 0
     assert reason in result.stdout
     assert run(look) == before
