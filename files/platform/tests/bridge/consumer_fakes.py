@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -135,6 +135,9 @@ class FakeStore:
     async def free_expired(self) -> int:
         self.freed += 1
         return 1
+
+    async def free_loose(self, working: Iterable[UUID]) -> int:
+        return int(not set(working))
 
     async def counts(self) -> tuple[int, int]:
         return len(self.waiting()), list(self.states.values()).count("dead")

@@ -7,9 +7,10 @@ import asyncio
 from typing import Any
 
 import httpx
-from consumer_fakes import FakeN8n
 from n8n_platform.bridge.consumer import addresses as module
 from n8n_platform.bridge.consumer.addresses import Addresses
+
+from files.platform.tests.bridge.consumer_fakes import FakeN8n
 
 
 def make(n8n: FakeN8n, told: list[bool]) -> Addresses:

@@ -8,12 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
-from consumer_fakes import KEYS, NOW, FakeN8n, event
 from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform.bridge.consumer.caller import Kind, Outcome, client, judge, retry_after
 from n8n_platform.bridge.consumer.limits import Verdict
 from n8n_platform.bridge.signing import webhook_is_genuine
+
+from files.platform.tests.bridge.consumer_fakes import KEYS, NOW, FakeN8n, event
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

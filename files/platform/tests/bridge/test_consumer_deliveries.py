@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from consumer_fakes import NOW, event
 from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform.bridge import deliveries_sql, ids
 from n8n_platform.bridge.deliveries import ERROR_CHARACTERS, Deliveries, End, Known, Wish, clean, transient
+
+from files.platform.tests.bridge.consumer_fakes import NOW, event
 
 OWNER = "consumer-1@host_a/77-1"
 
@@ -78,14 +79,14 @@ def test_only_leases_are_returned_and_each_once() -> None:
 def test_ends_are_written_in_one_order_and_answered_in_the_other() -> None:
     first, second = sorted((A, B), key=lambda item: item.id)
     made, pool = make({deliveries_sql.END: [{"event_id": second.id}]})
-    ends = [End(second, "done", 200), End(first, "retry", 503, "bu\0sy\n", 4.5, free=True)]
+    ends = [End(second, "done", 200), End(first, "retry", 503, "cut\0off\n", 4.5, free=True)]
     assert asyncio.run(made.finish(ends)) == [True, False]
     assert pool.asked[0][1] == (
         [first.id, second.id],
         [1, 1],
         ["retry", "done"],
         [503, 200],
-        ["bu sy", None],
+        ["cut off", None],
         [4.5, 0.0],
         [None, None],
         [1, 0],
@@ -127,6 +128,19 @@ def test_leases_are_given_back() -> None:
     assert asyncio.run(made.counts()) == (4, 5)
     # The name is a pattern of LIKE.
     assert pool.asked[1][1] == ("consumer-1@host\\_a/%", OWNER)
+
+
+def test_leases_nobody_works_on_are_given_back_after_a_second_look() -> None:
+    loose = [{"event_id": item.id, "generation": 1} for item in (A, B)]
+    made, pool = make({deliveries_sql.LOOSE: loose, deliveries_sql.FREE: 1})
+    assert asyncio.run(made.free_loose({C.id})) == 0
+    assert pool.asked[0][1] == (OWNER, [C.id])
+    # One of them was leased anew meanwhile.
+    loose[1]["generation"] = 2
+    assert asyncio.run(made.free_loose(set())) == 1
+    assert pool.asked[2] == (deliveries_sql.FREE, (OWNER, [A.id], [1]))
+    loose.clear()
+    assert asyncio.run(made.free_loose(set())) == 0
 
 
 @given(st.none() | st.text(max_size=2000))

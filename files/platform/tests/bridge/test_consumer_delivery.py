@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from consumer_fakes import NOW, ROUTES, FakeN8n, FakeStore, delivery, event
 from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform.bridge.consumer.caller import Kind, Outcome
@@ -18,6 +17,8 @@ from n8n_platform.bridge.consumer.delivery import ending
 from n8n_platform.bridge.consumer.limits import Verdict
 from n8n_platform.bridge.deliveries import End
 from n8n_platform.bridge.routing import Route
+
+from files.platform.tests.bridge.consumer_fakes import NOW, ROUTES, FakeN8n, FakeStore, delivery, event
 
 DEAD_TOPIC = "dealscale.deadletter.workflow.short"
 FAILED = Outcome(Kind.RETRY, Verdict.ILL, 500, "n8n answered 500")
@@ -34,6 +35,7 @@ def deliver(n8n: FakeN8n, store: FakeStore | None = None, **changes: Any) -> End
         await made.deliver(item)
         assert made.tools.limits.busy == 0
         assert made.freed.is_set()
+        assert not made.working
         assert ended == [True]
         assert made.tools.metrics.in_flight.labels("acme", item.route)._value.get() == 0
         return kept.ends[-1]

@@ -9,10 +9,22 @@ from typing import Any
 
 import httpx
 import pytest
-from consumer_fakes import NOW, RING, TOPIC, FakeBroker, FakeN8n, FakeSettler, FakeStore, delivery, event, message
 from n8n_platform.bridge.consumer.intake import Intake
 from n8n_platform.bridge.consumer.limits import Limits
 from n8n_platform.bridge.signing import Keyring
+
+from files.platform.tests.bridge.consumer_fakes import (
+    NOW,
+    RING,
+    TOPIC,
+    FakeBroker,
+    FakeN8n,
+    FakeSettler,
+    FakeStore,
+    delivery,
+    event,
+    message,
+)
 
 
 class Scene:

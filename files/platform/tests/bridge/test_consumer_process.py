@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from consumer_fakes import KEYS, TOPIC, FakeN8n, event, message
 from n8n_platform.bridge import broker, db, deliveries_sql, receiver, settings
 from n8n_platform.bridge.consumer import addresses, caller, process
 from n8n_platform.bridge.settings import Settings, SettingsError
+
+from files.platform.tests.bridge.consumer_fakes import KEYS, TOPIC, FakeN8n, event, message
 
 ROUTES = """\
 version: 1

@@ -6,10 +6,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from consumer_fakes import FakeN8n, FakeStore, delivery, event
 from n8n_platform.bridge.consumer import scheduler as module
 from n8n_platform.bridge.consumer.limits import Limits
 from n8n_platform.bridge.consumer.scheduler import Scheduler
+
+from files.platform.tests.bridge.consumer_fakes import FakeN8n, FakeStore, delivery, event
 
 
 class Clock:

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from consumer_fakes import NOW
 from n8n_platform.bridge import cli, events_cli, ids
+
+from files.platform.tests.bridge.consumer_fakes import NOW
 
 ROUTES = Path(__file__).resolve().parents[3] / "bridge" / "routes.example.yml"
 EVENT = ids.new_id(NOW)
