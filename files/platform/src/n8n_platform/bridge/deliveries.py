@@ -113,6 +113,7 @@ class Deliveries:
     def __init__(self, pool: Connection, owner: str) -> None:
         self.pool = pool
         self.owner = owner
+        self._loose: set[tuple[UUID, int]] = set()
 
     async def look(self, wanted: Sequence[UUID]) -> list[Known | None]:
         """Return what is known about events, in their order; None for an id that is not there."""
@@ -176,6 +177,19 @@ class Deliveries:
     async def free_expired(self) -> int:
         """Give leases that ran out back to the schedulers; return how many."""
         return int(await self.pool.fetchval(deliveries_sql.EXPIRED))
+
+    async def free_loose(self, working: Iterable[UUID]) -> int:
+        """Give back leases of this process that it does not work on, found so twice in a row; return how many.
+
+        There are such when PostgreSQL ended before it could say what it had committed.
+        """
+        rows = await self.pool.fetch(deliveries_sql.LOOSE, self.owner, list(working))
+        found = {(row["event_id"], row["generation"]) for row in rows}
+        sure, self._loose = sorted(found & self._loose), found - self._loose
+        if not sure:
+            return 0
+        events, generations = (list(column) for column in zip(*sure, strict=True))
+        return int(await self.pool.fetchval(deliveries_sql.FREE, self.owner, events, generations))
 
     async def free_former(self) -> int:
         """Give back the leases of former runs of this process, which cannot go on with them; return how many."""

@@ -133,6 +133,15 @@ EXPIRED = RELEASE.format(which="lease_until < now()")
 OWN = RELEASE.format(which="lease_owner = $1")
 FORMER = RELEASE.format(which="lease_owner LIKE $1 AND lease_owner <> $2")
 
+# Leases of this process that it does not work on: the answer to the statement that took them was lost.
+LOOSE = """
+    SELECT event_id, generation FROM bridge.delivery
+    WHERE state = 'leased' AND lease_owner = $1 AND event_id <> ALL ($2::uuid[])
+"""
+FREE = RELEASE.format(
+    which="lease_owner = $1 AND (event_id, generation) IN (SELECT * FROM unnest($2::uuid[], $3::int[]))"
+)
+
 # An event whose payload is gone cannot be delivered by anybody.
 LOST = """
     UPDATE bridge.delivery SET state = 'dead', lease_owner = NULL, lease_until = NULL, done_at = now(),

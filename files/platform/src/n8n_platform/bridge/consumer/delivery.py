@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from n8n_platform.bridge.consumer.caller import Caller, Kind, Outcome
 from n8n_platform.bridge.consumer.limits import Limits, Verdict
@@ -84,6 +85,8 @@ class Delivery:
 
     def __init__(self, tools: Tools) -> None:
         self.tools = tools
+        # What is being worked on.
+        self.working: set[UUID] = set()
         # Set whenever a delivery has ended and there may be room for another.
         self.freed = asyncio.Event()
         self.ended: Callable[[], None] = lambda: None
@@ -95,6 +98,7 @@ class Delivery:
         verdict = Verdict.NOTHING
         busy = tools.metrics.in_flight.labels(event.tenant, event.route)
         busy.inc()
+        self.working.add(event.id)
         try:
             with log_context(
                 event_id=str(event.id),
@@ -109,6 +113,7 @@ class Delivery:
                 self._tell(end, kept)
         finally:
             busy.dec()
+            self.working.discard(event.id)
             tools.limits.leave(event.tenant, event.route, route.concurrency, verdict)
             self._show(event)
             self.freed.set()

@@ -13,8 +13,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
+from uuid import UUID
 
 from n8n_platform.bridge.consumer.delivery import Delivery
 from n8n_platform.bridge.consumer.limits import Verdict
@@ -40,6 +41,9 @@ class Store(Protocol):
 
     async def free_expired(self) -> int:
         """Give expired leases back."""
+
+    async def free_loose(self, working: Iterable[UUID]) -> int:
+        """Give back leases of this process that it does not work on."""
 
     async def counts(self) -> tuple[int, int]:
         """Return the numbers of waiting and dead deliveries."""
@@ -97,6 +101,8 @@ class Scheduler:
             self._leases_at = now
             if freed := await self.store.free_expired():
                 LOG.warning("leases ran out", extra={"count": freed})
+            if freed := await self.store.free_loose(self.delivery.working):
+                LOG.warning("leases nobody works on", extra={"count": freed})
             self.delivery.tools.limits.forget()
         if now - self._counts_at >= COUNT_SECONDS:
             self._counts_at = now
