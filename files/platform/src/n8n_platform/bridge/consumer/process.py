@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 
 from n8n_platform.bridge import broker, db, receiver, signing
 from n8n_platform.bridge.consumer import caller
@@ -25,8 +25,8 @@ from n8n_platform.bridge.consumer.intake import Intake
 from n8n_platform.bridge.consumer.limits import Limits
 from n8n_platform.bridge.consumer.scheduler import Scheduler
 from n8n_platform.bridge.deliveries import Deliveries, End, Event, Known, Wish, transient
-from n8n_platform.bridge.metrics import BrokerMetrics, DeliveryMetrics, RouteMetrics
-from n8n_platform.bridge.ops import Health, OpsServer
+from n8n_platform.bridge.metrics import BrokerMetrics, DeliveryMetrics, ProcessMetrics, RouteMetrics
+from n8n_platform.bridge.ops import Health, OpsServer, notify
 from n8n_platform.bridge.routing import RouteFile, RoutesError
 from n8n_platform.bridge.settings import Settings, SettingsError
 from n8n_platform.bridge.telemetry import Tracing, configure_logging
@@ -68,7 +68,7 @@ class Process:
         self.settings = settings
         self.name = f"consumer-{instance}@{socket.gethostname()}"
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        ProcessMetrics(self.registry)
         self.health = Health()
         self.ops = OpsServer(self.health, self.registry)
         self.ops_port = settings.consumer.ops_base + instance
@@ -131,6 +131,7 @@ class Process:
         self.looking = asyncio.create_task(self.addresses.run())
         self.scheduling = asyncio.create_task(self.scheduler.run())
         self.watching = asyncio.create_task(self._watch_topics())
+        notify("READY=1")
         LOG.info("started", extra={"owner": self.deliveries.owner})
 
     async def _database(self) -> str | None:
@@ -183,6 +184,7 @@ class Process:
     async def stop(self) -> None:
         """End: take nothing more, wait for calls under way, write down and acknowledge what came of them."""
         LOG.info("stopping")
+        notify("STOPPING=1")
         self.health.stopping = True
         self.watching.cancel()
         self.looking.cancel()
