@@ -135,6 +135,7 @@ def unknown(module: AnsibleModule, reason: str) -> NoReturn:
     if module.check_mode:
         module.exit_json(changed=True, changes=["everything: there is no broker to ask yet"])
     module.fail_json(msg=reason)
+    raise SystemExit  # both have ended the module
 
 
 def finish(module: AnsibleModule, before: dict[str, Any], after: dict[str, Any], changes: list[str]) -> NoReturn:
@@ -142,3 +143,4 @@ def finish(module: AnsibleModule, before: dict[str, Any], after: dict[str, Any],
     texts = [json.dumps(side, indent=2, sort_keys=True) + "\n" for side in (before, after)]
     diff = {"before": texts[0], "after": texts[1]} if changes else {}
     module.exit_json(changed=bool(changes), changes=changes, diff=diff)
+    raise SystemExit  # it has ended the module

@@ -87,14 +87,14 @@ def generate(secret: Secret, key: str | None = None) -> str:
         ValueError: a token without its key, or openssl cannot do its part.
     """
     if secret.kind == "rsa_key":
-        return tokens.new_key()
+        return str(tokens.new_key())
     if secret.kind == "token":
         if key is None:
             raise ValueError(
                 f"platform_secrets.{secret.name} is signed by {secret.key}, which no host of this platform has: "
                 f"give the token in secrets_values.{secret.name}."
             )
-        return tokens.new_token(key, secret.subject)
+        return str(tokens.new_token(key, secret.subject))
     if secret.alphabet == "hex":
         return secret.prefix + randomness.token_hex(secret.length)
     if secret.alphabet == "base64":

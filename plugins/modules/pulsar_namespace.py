@@ -56,6 +56,7 @@ RETURN = r"""
 changes: {description: What differed., type: list, elements: str, returned: always}
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -119,7 +120,7 @@ def desired(given: dict[str, Any]) -> dict[str, Any]:
 def write(admin: Admin, path: str, before: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Write the policies that differ."""
     changed = {key for key, value in wanted.items() if before[key] != value}
-    steps = []
+    steps: list[Callable[[], None]] = []
     if changed & set(RETENTION):
         minutes, size = (wanted.get(key, before[key]) for key in RETENTION)
         body = {

@@ -81,7 +81,7 @@ class RefusedError(Exception):
 def path_of(name: str) -> str:
     """Return the path of a topic given as ``tenant/namespace/topic`` or with dots."""
     parts = name.split("/" if "/" in name else ".", 2)
-    return "persistent/" + quoted("/".join(parts))
+    return f"persistent/{quoted('/'.join(parts))}"
 
 
 def present(admin: Admin, path: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ PORTS = load(ROOT / "roles/_platform/defaults/main.yml")["platform_ports"]
 
 @pytest.fixture
 def health() -> Health:
-    return Health(None)  # type: ignore[arg-type]
+    return Health(None)
 
 
 def problems(health: Health) -> list[tuple[str, str]]:

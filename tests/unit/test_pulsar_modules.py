@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -128,7 +129,7 @@ def test_rights_that_are_not_wished_are_taken_away(broker: FakePulsar, run: Run)
     assert rights["subscription_auth_roles"]["audit"] == ["y"]
 
 
-TOPICS = [
+TOPICS: list[dict[str, Any]] = [
     {"name": "dealscale/workflow/short", "partitions": 2, "subscriptions": ["n8n-bridge"]},
     {"name": "dealscale/deadletter/workflow.short", "subscriptions": ["inspect"]},
 ]
@@ -214,7 +215,7 @@ def test_without_a_broker_check_mode_promises_and_a_run_fails(
 
 
 def test_a_broker_that_starts_is_asked_again(broker: FakePulsar, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulsar_admin.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     broker.failures += [503, 500]
     assert run(pulsar_tenant, **tenants())["changed"]
     broker.failures += [503, 503]

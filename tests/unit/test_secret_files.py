@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.filter import secrets as secret_filters
-from plugins.module_utils import tokens
+from plugins.module_utils import secret_table, tokens
 from plugins.modules import secret_files
 
 GIVEN = "given-by-the-inventory"
@@ -278,11 +278,11 @@ def test_a_run_interrupted_before_the_record_is_taken_in_by_the_next(used: Host)
 
 @given(st.integers(min_value=16, max_value=64))
 def test_generated_text_suits_password_rules_and_command_lines(length: int) -> None:
-    value = secret_files.generate(secret_files.Secret("x", length=length))
+    value = secret_table.generate(secret_table.Secret("x", length=length))
     assert value[0].isalnum()
     assert any(letter.isupper() for letter in value)
     assert any(letter.isdigit() for letter in value)
-    assert not secret_files.unfit(value)
+    assert not secret_table.unfit(value)
 
 
 SIGNED: dict[str, Any] = {
