@@ -474,6 +474,7 @@ def test_the_pool_waits_for_the_database(tmp_path: Path, monkeypatch: pytest.Mon
     assert asyncio.run(db.open_pool(settings, "test", retry=0)) == "pool"
     assert tries[0]["password"]() == "secret"
     assert tries[0]["ssl"] is False
+    asyncio.run(tries[0]["reset"](None))
     assert tries[0]["server_settings"]["application_name"] == "test"
     (tmp_path / "ca.crt").write_text("no certificate")
     with pytest.raises(OSError, match=r"(?i)pem|certificate|no start line"):

@@ -53,6 +53,14 @@ def options(settings: Settings, application: str) -> dict[str, Any]:
     }
 
 
+async def keep(connection: Any) -> None:
+    """Leave a connection as it is when it goes back to the pool.
+
+    Nothing here changes a session, and the pool itself rolls open transactions back; its own way of cleaning up would
+    cost a round trip for each statement.
+    """
+
+
 async def open_pool(settings: Settings, application: str, retry: float = RETRY_SECONDS) -> Any:
     """Return a pool of asyncpg; waits, and says so in the log, for as long as PostgreSQL does not answer."""
     database = settings.database
@@ -61,6 +69,7 @@ async def open_pool(settings: Settings, application: str, retry: float = RETRY_S
             return await asyncpg.create_pool(
                 min_size=min(database.pool_min, database.pool_max),
                 max_size=database.pool_max,
+                reset=keep,
                 **options(settings, application),
             )
         except UNAVAILABLE as error:
