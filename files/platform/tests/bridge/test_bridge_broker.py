@@ -36,6 +36,10 @@ class FakeProducer:
         self.silent = False
         self.error: Exception | None = None
         self.sent: list[bytes] = []
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        self.closed.set()
 
     def is_connected(self) -> bool:
         return self.connected
@@ -160,6 +164,34 @@ def test_attempts_to_open_a_producer_are_spaced() -> None:
         stage.now = 3.2
         assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "7:1:0:-1"
         assert stage.not_stored("unavailable") == 3
+        await stage.broker.close()
+
+    asyncio.run(story())
+
+
+def test_a_producer_that_stays_away_is_opened_anew() -> None:
+    async def story() -> None:
+        stage = Stage()
+        await stage.broker.prepare([TOPIC])
+        old = stage.client.producer
+        old.connected = False
+        await stage.broker.prepare([TOPIC])
+        stage.now = 19
+        await stage.broker.prepare([TOPIC])
+        assert len(stage.client.opened) == 1
+        # It came back meanwhile: the time begins anew.
+        old.connected = True
+        await stage.broker.prepare([TOPIC])
+        old.connected = False
+        stage.now = 30
+        await stage.broker.prepare([TOPIC])
+        stage.now = 51
+        stage.client.producer = FakeProducer()
+        assert not stage.broker.available(TOPIC)
+        await stage.broker.prepare([TOPIC])
+        assert stage.broker.available(TOPIC)
+        assert len(stage.client.opened) == 2
+        assert await asyncio.to_thread(old.closed.wait, 5)
         await stage.broker.close()
 
     asyncio.run(story())

@@ -22,7 +22,9 @@ from n8n_platform.bridge.settings import Pulsar, Settings
 
 LOG = logging.getLogger(__name__)
 # Seconds between attempts to open a producer: doubled from the first to the second.
-BACKOFF = (1.0, 30.0)
+BACKOFF = (1.0, 10.0)
+# The client gives a producer up without a word when a broker refuses it: one that is away for this long is opened anew.
+REOPEN_SECONDS = 20.0
 OPERATION_TIMEOUT_SECONDS = 10
 CONNECTORS = 4
 
@@ -43,6 +45,9 @@ class Producer(Protocol):
 
     def is_connected(self) -> bool:
         """Return whether a broker is there."""
+
+    def close(self) -> None:
+        """Stop; blocks."""
 
 
 class Client(Protocol):
@@ -106,15 +111,30 @@ class Broker:
         self._opening: dict[str, asyncio.Task[Producer]] = {}
         # By topic: when the next attempt may be made, and how long to wait after it.
         self._barred: dict[str, tuple[float, float]] = {}
+        # By topic: since when its producer has had no broker.
+        self._away: dict[str, float] = {}
         self._receipts: deque[tuple[asyncio.Future[str], Any, Any, float]] = deque()
         self._waking = False
         self._closed = False
         self.pending = 0
 
     async def prepare(self, topics: Iterable[str]) -> None:
-        """Open producers ahead of the first message; one that cannot be opened is left for later."""
+        """Open producers ahead of the first message, and anew those that are away for long; what fails is left for later."""
+        topics = list(topics)
         if self.enabled:
+            for topic in topics:
+                self._drop_lost(topic)
             await asyncio.gather(*(self._open(topic) for topic in topics), return_exceptions=True)
+
+    def _drop_lost(self, topic: str) -> None:
+        producer = self._producers.get(topic)
+        if producer is None or producer.is_connected():
+            self._away.pop(topic, None)
+        elif self._clock() - self._away.setdefault(topic, self._clock()) >= REOPEN_SECONDS:
+            del self._producers[topic], self._away[topic]
+            LOG.warning("opening a producer anew", extra={"topic": topic})
+            # Its messages without a receipt fail by this, at the latest; the outbox has them.
+            self._threads.submit(producer.close)
 
     def available(self, topic: str) -> bool:
         """Return whether a message for a topic would be sent now, as far as one knows without asking."""

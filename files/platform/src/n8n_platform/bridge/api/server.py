@@ -203,7 +203,8 @@ def config(settings: Settings, instance: int, application: ASGIApp) -> uvicorn.C
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
+        # Longer than Traefik keeps a connection it may use again.
+        timeout_keep_alive=120,
         timeout_graceful_shutdown=STOP_SECONDS,
         backlog=1024,
         h11_max_incomplete_event_size=16384,
