@@ -119,7 +119,7 @@ class Broker:
         self.pending = 0
 
     async def prepare(self, topics: Iterable[str]) -> None:
-        """Open producers ahead of the first message, and anew those that are away for long; what fails is left for later."""
+        """Open producers ahead of the first message, and anew those long away; what fails is left for later."""
         topics = list(topics)
         if self.enabled:
             for topic in topics:
