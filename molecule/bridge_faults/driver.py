@@ -80,7 +80,7 @@ class Platform:
         """Bring client, sink and workflows to the host and wait until a workflow answers."""
         self.stop_client()
         self.run("systemctl stop bridge-faults-sink.service", check=False)
-        self.run(f"rm -rf {DIRECTORY}; mkdir -p {DIRECTORY}; touch {DIRECTORY}/effects")
+        self.run(f"rm -rf {DIRECTORY}; mkdir -p {DIRECTORY}; touch {DIRECTORY}/sent {DIRECTORY}/acknowledged {DIRECTORY}/effects")
         for name in PROGRAMS:
             subprocess.run(["docker", "cp", "-q", HERE / name, f"{self.container}:{DIRECTORY}/{name}"], check=True)
         self.phase("none")

@@ -231,6 +231,20 @@ def test_changed_routes_count_without_a_restart(api: Api, play: Callable[..., An
     until(lambda: api.publish("n8n", "direct.check", {"uid": "old"}).status == 202, 10, "the old routes count again")
 
 
+def test_a_replaced_key_is_believed_until_the_next_one(api: Api, play: Callable[..., Any]) -> None:
+    old = api.token("n8n")
+    for name in ("bridge_token_key", "bridge_signing_key"):
+        run(f"umask 377; openssl rand -hex 32 > {SECRETS}/{name}.made && mv {SECRETS}/{name}.made {SECRETS}/{name}")
+    result = play("again.yml")
+    assert result.returncode == 0, result.stdout
+    body = {"type": "order.rotated", "data": {"uid": "rotated"}}
+    answer = api.call("POST", "/publish", "--header", f"authorization: Bearer {old}", body=body)
+    assert answer.status == 202, answer
+    api.tokens.clear()
+    assert api.token("n8n").split(".")[0] != old.split(".")[0]
+    api.wait("n8n", answer.json["id"], "done")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
