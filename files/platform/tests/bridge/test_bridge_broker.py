@@ -192,6 +192,13 @@ def test_a_producer_that_stays_away_is_opened_anew() -> None:
         assert stage.broker.available(TOPIC)
         assert len(stage.client.opened) == 2
         assert await asyncio.to_thread(old.closed.wait, 5)
+        # The same happens to who only sends.
+        stage.client.producer.connected = False
+        assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "disconnected"
+        stage.now = 72
+        assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "disconnected"
+        stage.client.producer = FakeProducer()
+        assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "7:1:0:-1"
         await stage.broker.close()
 
     asyncio.run(story())

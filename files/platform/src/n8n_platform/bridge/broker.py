@@ -130,7 +130,7 @@ class Broker:
         producer = self._producers.get(topic)
         if producer is None or producer.is_connected():
             self._away.pop(topic, None)
-        elif self._clock() - self._away.setdefault(topic, self._clock()) >= REOPEN_SECONDS:
+        elif not self._closed and self._clock() - self._away.setdefault(topic, self._clock()) >= REOPEN_SECONDS:
             del self._producers[topic], self._away[topic]
             LOG.warning("opening a producer anew", extra={"topic": topic})
             # Its messages without a receipt fail by this, at the latest; the outbox has them.
@@ -152,7 +152,7 @@ class Broker:
             late.add_done_callback(_seen)
             return late
         future: asyncio.Future[str] = self._loop.create_future()
-        self._send(producer, future, payload, properties)
+        self._send(topic, producer, future, payload, properties)
         return future
 
     async def _submit_late(self, topic: str, payload: bytes, properties: Mapping[str, str]) -> str:
@@ -162,14 +162,20 @@ class Broker:
             self._metrics.not_stored.labels(error.reason).inc()
             raise
         future: asyncio.Future[str] = self._loop.create_future()
-        self._send(producer, future, payload, properties)
+        self._send(topic, producer, future, payload, properties)
         return await future
 
     def _send(
-        self, producer: Producer, future: asyncio.Future[str], payload: bytes, properties: Mapping[str, str]
+        self,
+        topic: str,
+        producer: Producer,
+        future: asyncio.Future[str],
+        payload: bytes,
+        properties: Mapping[str, str],
     ) -> None:
         # Without a connection the client would hold the message back; the outbox does that better.
         if self._closed or not producer.is_connected():
+            self._drop_lost(topic)
             self._fail(future, NotStoredError("disconnected", "no broker is connected"))
             return
         started = self._clock()
