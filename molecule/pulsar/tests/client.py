@@ -1,6 +1,7 @@
 """Runs on the test host, with the client library that the bridge uses; prints one line of JSON.
 
-client.py ROLE send TOPIC SECONDS RATE FILE      publish at a rate; FILE gets the ids that were acknowledged as stored
+client.py ROLE send TOPIC SECONDS RATE FILE      publish at a rate, at most until FILE.stop is there;
+                                                 FILE gets what was acknowledged as stored
 client.py ROLE once TOPIC [TEXT]                 publish one message
 client.py ROLE drain TOPIC SUBSCRIPTION [FILE]   consume everything; compare with FILE
 client.py ROLE latency TOPIC SUBSCRIPTION COUNT  publish one after the other and wait for each to arrive
@@ -63,6 +64,8 @@ def send(client: Any, topic: str, seconds: float, rate: float, path: str) -> dic
     started, number = time.monotonic(), 0
     while True:
         elapsed = time.monotonic() - started
+        if os.path.exists(f"{path}.stop"):
+            seconds = 0
         with lock:
             due = again.pop() if again else None
             busy = open_ids

@@ -108,13 +108,14 @@ def test_a_rolling_restart_stops_nobody(
     hosts: list[Any], asks: str, client: Client, converge: Callable[..., CompletedProcess[str]]
 ) -> None:
     client("bridge_consumer", "drain", SHORT, "n8n-bridge")
-    start_load(hosts[0], asks, 90)
+    start_load(hosts[0], asks, 900)
     before = [host.check_output("systemctl show -p MainPID --value n8n-pulsar-broker") for host in hosts]
     changed = converge(pulsar_log_level="warn")
     assert changed.returncode == 0, changed.stdout
     after = [host.check_output("systemctl show -p MainPID --value n8n-pulsar-broker") for host in hosts]
     assert not set(before) & set(after)
-    said = end_load(hosts[0], 240)
+    hosts[0].check_output(f"touch /run/{LOAD}.json.stop")
+    said = end_load(hosts[0], 120)
     found = client("bridge_consumer", "drain", SHORT, "n8n-bridge", f"/run/{LOAD}.json")
     print(f"restarted one after the other: {said}, {found}")
     assert said["stored"] == said["sent"] > 3000
