@@ -69,6 +69,8 @@ def configure_logging(service: str, instance: str, level: str = "info") -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "alembic", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # While PostgreSQL is away it prints a stack each time it tries; we say it in a line.
+    logging.getLogger("asyncpg.pool").setLevel(logging.CRITICAL)
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------
