@@ -11,14 +11,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.dashboards import backups, executions, home, host, logs, postgres, redis, traces, traefik, workers_queue
+from scripts.dashboards import (
+    automation,
+    backups,
+    bridge,
+    executions,
+    home,
+    host,
+    logs,
+    postgres,
+    pulsar,
+    redis,
+    traces,
+    traefik,
+    workers_queue,
+)
 from scripts.dashboards.model import Dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "files" / "dashboards"
 ALL: tuple[Dashboard, ...] = tuple(
     module.DASHBOARD
-    for module in (home, executions, workers_queue, postgres, redis, traefik, host, logs, traces, backups)
+    for module in (
+        *(home, executions, workers_queue, automation, bridge, pulsar),
+        *(postgres, redis, traefik, host, logs, traces, backups),
+    )
 )
 
 

@@ -17,7 +17,10 @@ RULES = sorted((ROOT / "files" / "alerts").glob("*.yml"))
 TESTS = ROOT / "tests" / "alerts"
 SITE = "https://github.com/dealscale/n8n_platform/blob/main/"
 SEVERITIES = ("page", "ticket")
-SERVICES = ("n8n", "queue", "postgres", "redis", "traefik", "host", "backup", "monitoring", "logs", "traces")
+SERVICES = (
+    *("n8n", "queue", "bridge", "pulsar", "postgres", "redis", "traefik", "host", "backup"),
+    *("monitoring", "logs", "traces"),
+)
 # It fires all the time, so that somebody notices when it does not.
 SIGN_OF_LIFE = "N8nWatchdog"
 

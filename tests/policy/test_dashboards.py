@@ -17,7 +17,10 @@ from tests.policy.promql import wrong
 from tests.policy.repository import ROOT, load, report
 
 FILES = sorted((ROOT / "files" / "dashboards").glob("*.json"))
-NAMES = {"home", "executions", "workers-queue", "postgres", "redis", "traefik", "host", "logs", "traces", "backups"}
+NAMES = {
+    *("home", "executions", "workers-queue", "automation", "bridge", "pulsar", "postgres", "redis", "traefik", "host"),
+    *("logs", "traces", "backups"),
+}
 KINDS = ("prometheus", "loki", "jaeger")
 
 
