@@ -65,9 +65,12 @@ class Connection:
         self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, path: str, headers: str, body: bytes) -> tuple[int, bytes]:
-        """Send a POST request and return status and body."""
+        """Send a POST request and return status and body; 0 when there was no answer."""
         if self.streams is None:
-            self.streams = await asyncio.open_connection(*self.address)
+            try:
+                self.streams = await asyncio.open_connection(*self.address)
+            except OSError:
+                return 0, b""
         reader, writer = self.streams
         head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
         try:
