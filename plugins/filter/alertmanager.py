@@ -13,6 +13,20 @@ CREDENTIALS = "/run/credentials/prometheus-alertmanager.service"
 WAYS = {"email": "", "slack": "slack_url", "pagerduty": "pagerduty_key", "webhook": "webhook_url"}
 NOBODY = "nobody"
 
+BOOKIES = ("N8nPulsarDaemonDown", "N8nPulsarBookieUnregistered", "N8nPulsarBookieRestarted")
+BROKERS = ("N8nPulsarUnhealthy", "N8nPulsarWritesFail", "N8nPulsarWritesSlow")
+OUTBOX = ("N8nBridgeOutboxOld", "N8nBridgeNotStored")
+
+
+def _silence(cause: str, *effects: str) -> dict[str, Any]:
+    """Return that an alert silences others of the same environment."""
+    return {
+        "source_matchers": [f'alertname="{cause}"'],
+        "target_matchers": [f'alertname=~"{"|".join(effects)}"'],
+        "equal": ["environment"],
+    }
+
+
 # A cause silences its effects. What is equal on both sides stands in `equal`.
 INHIBITIONS: list[dict[str, Any]] = [
     # Nothing of a host that is gone answers.
@@ -21,10 +35,10 @@ INHIBITIONS: list[dict[str, Any]] = [
         "target_matchers": ['alertname!="N8nHostDown"'],
         "equal": ["instance"],
     },
-    # n8n waits for its database and its queue.
+    # n8n waits for its database and its queue, the bridge for its database and n8n.
     {
         "source_matchers": ['alertname=~"N8nPostgresDown|N8nRedisDown"'],
-        "target_matchers": ['service=~"n8n|queue|traefik"', 'alertname!~"N8nLostExecutions|N8nPayloadGone"'],
+        "target_matchers": ['service=~"n8n|queue|bridge|traefik"', 'alertname!~"N8nLostExecutions|N8nPayloadGone"'],
         "equal": ["environment"],
     },
     # All processes of a kind are gone: nobody needs to hear of each.
@@ -35,6 +49,21 @@ INHIBITIONS: list[dict[str, Any]] = [
         ],
         "equal": ["environment"],
     },
+    # Bookies and brokers stand on ZooKeeper, brokers on bookies, and the bridge's outbox waits for them.
+    # That it is about to be full is news all the same.
+    _silence("N8nPulsarZookeeperDown", "N8nPulsarBookiesDown", "N8nPulsarBrokersDown", *BOOKIES, *BROKERS, *OUTBOX),
+    _silence("N8nPulsarBookiesDown", "N8nPulsarDaemonDown", *BROKERS, *OUTBOX),
+    _silence("N8nPulsarBrokersDown", "N8nPulsarDaemonDown", "N8nPulsarNoConsumer", *BROKERS, *OUTBOX),
+    # Nothing is delivered while nobody delivers, or nobody takes it.
+    _silence("N8nBridgeApiDown", "N8nBridgeProcessDown"),
+    _silence(
+        "N8nBridgeConsumersDown",
+        *("N8nBridgeProcessDown", "N8nPulsarNoConsumer", "N8nPulsarBacklogOld", "N8nPulsarBacklogGrowing"),
+    ),
+    _silence(
+        "N8nWebhooksDown",
+        *("N8nBridgeDeliveriesStopped", "N8nBridgeDeliveryLate", "N8nBridgeWaitingGrow", "N8nBridgeBreakerOpen"),
+    ),
     # Somebody has been called already.
     {
         "source_matchers": ['severity="page"'],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -47,6 +48,16 @@ def test_without_a_way_nobody_is_told() -> None:
     assert config["route"]["routes"][0]["receiver"] == "nobody"
     assert config["inhibit_rules"] == INHIBITIONS
     assert "time_intervals" not in config
+
+
+def test_a_cause_silences_its_effects() -> None:
+    rule = next(one for one in INHIBITIONS if one["source_matchers"] == ['alertname="N8nPulsarBookiesDown"'])
+    assert "N8nPulsarWritesFail|" in rule["target_matchers"][0]
+    assert rule["equal"] == ["environment"]
+    # Nobody is silenced by itself.
+    for one in INHIBITIONS:
+        for name in re.findall(r"N8n\w+Down", " ".join(one["source_matchers"])):
+            assert not re.search(rf'=~"(.+\|)?{name}[|"]', " ".join(one["target_matchers"]))
 
 
 def test_each_way_that_is_set_is_used() -> None:

@@ -138,7 +138,7 @@ def test_rules_are_those_of_what_is_used(watch: Any) -> None:
     groups = api(watch, "/api/v1/rules")["data"]["groups"]
     files = {Path(group["file"]).stem for group in groups}
     assert {"host", "monitoring", "n8n", "queue", "redis", "workflow-expectations"} <= files
-    assert not files & {"postgres", "traefik", "logs", "traces", "backup", "slo"}
+    assert not files & {"postgres", "traefik", "logs", "traces", "backup", "slo", "bridge", "pulsar"}
     assert all(rule["health"] != "err" for group in groups for rule in group["rules"])
 
 
