@@ -130,7 +130,28 @@ def test_what_does_not_count_as_stored(change: dict[str, Any], reason: str) -> N
         vars(stage.client.producer).update(change)
         assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == reason
         assert stage.not_stored(reason) == 1
+        assert reason == "refused" or not stage.broker.available(TOPIC)
         assert stage.broker.pending == 0
+        await stage.broker.close()
+
+    asyncio.run(story())
+
+
+def test_after_a_failure_only_the_outbox_tries() -> None:
+    async def story() -> None:
+        stage = Stage()
+        await stage.broker.prepare([TOPIC])
+        stage.client.producer.result = "Timeout"
+        assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "Timeout"
+        assert not stage.broker.available(TOPIC)
+        assert stage.broker.connected(TOPIC)
+        stage.client.producer.result = "Ok"
+        assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "7:2:0:-1"
+        assert stage.broker.available(TOPIC)
+        stage.client.producer.result = "Timeout"
+        await outcome(stage.broker.submit(TOPIC, b"x", {}))
+        stage.now = 10
+        assert stage.broker.available(TOPIC)
         await stage.broker.close()
 
     asyncio.run(story())

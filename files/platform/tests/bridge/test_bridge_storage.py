@@ -271,7 +271,7 @@ class FakeSender:
     async def prepare(self, topics: list[str]) -> None:
         self.prepared = topics
 
-    def available(self, topic: str) -> bool:
+    def connected(self, topic: str) -> bool:
         return topic in self.open
 
     def submit(self, topic: str, payload: bytes, properties: Mapping[str, str]) -> asyncio.Future[str]:

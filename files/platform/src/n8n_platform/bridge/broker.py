@@ -25,6 +25,8 @@ LOG = logging.getLogger(__name__)
 BACKOFF = (1.0, 10.0)
 # The client gives a producer up without a word when a broker refuses it: one that is away for this long is opened anew.
 REOPEN_SECONDS = 20.0
+# After a message that was not stored new ones need not wait in vain: the outbox tries on its own for this long.
+HOLD_SECONDS = 10.0
 OPERATION_TIMEOUT_SECONDS = 10
 CONNECTORS = 4
 
@@ -71,7 +73,7 @@ def connect(settings: Settings, token_name: str) -> Any:
         authentication=pulsar.AuthenticationToken(lambda: settings.secret(token_name)),
         operation_timeout_seconds=OPERATION_TIMEOUT_SECONDS,
         tls_validate_hostname=True,
-        logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Warn),
+        logger=pulsar.ConsoleLogger(pulsar.LoggerLevel.Error),
         **tls,
     )
 
@@ -113,7 +115,9 @@ class Broker:
         self._barred: dict[str, tuple[float, float]] = {}
         # By topic: since when its producer has had no broker.
         self._away: dict[str, float] = {}
-        self._receipts: deque[tuple[asyncio.Future[str], Any, Any, float]] = deque()
+        # By topic: until when messages go to the outbox at once.
+        self._held: dict[str, float] = {}
+        self._receipts: deque[tuple[str, asyncio.Future[str], Any, Any, float]] = deque()
         self._waking = False
         self._closed = False
         self.pending = 0
@@ -137,7 +141,11 @@ class Broker:
             self._threads.submit(producer.close)
 
     def available(self, topic: str) -> bool:
-        """Return whether a message for a topic would be sent now, as far as one knows without asking."""
+        """Return whether a message for a topic will probably be stored at once."""
+        return self.connected(topic) and self._clock() >= self._held.get(topic, 0.0)
+
+    def connected(self, topic: str) -> bool:
+        """Return whether there is a broker to try."""
         producer = self._producers.get(topic)
         return producer is not None and producer.is_connected()
 
@@ -181,7 +189,7 @@ class Broker:
         started = self._clock()
 
         def receipt(result: Any, identity: Any) -> None:
-            self._receipts.append((future, result, identity, started))
+            self._receipts.append((topic, future, result, identity, started))
             if not self._waking:
                 self._waking = True
                 with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
@@ -198,14 +206,18 @@ class Broker:
         """Fulfil the futures whose receipts have come."""
         self._waking = False
         while self._receipts:
-            future, result, identity, started = self._receipts.popleft()
+            topic, future, result, identity, started = self._receipts.popleft()
             self.pending -= 1
+            stored = result.name == "Ok" and identity.ledger_id() >= 0
+            if not stored:
+                self._held[topic] = self._clock() + HOLD_SECONDS
             if result.name != "Ok":
                 self._fail(future, NotStoredError(result.name, f"Pulsar answered {result.name}"))
-            elif identity.ledger_id() < 0:
+            elif not stored:
                 # The broker took it for a copy of a message it has, which is not certain to be true.
                 self._fail(future, NotStoredError("no_ledger", "the receipt names no ledger"))
             else:
+                self._held.pop(topic, None)
                 self._metrics.seconds.observe(self._clock() - started)
                 if not future.done():
                     future.set_result(message_id(identity))

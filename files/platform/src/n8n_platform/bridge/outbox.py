@@ -78,8 +78,8 @@ class Sender(Protocol):
     async def prepare(self, topics: list[str]) -> None:
         """Open producers."""
 
-    def available(self, topic: str) -> bool:
-        """Return whether a message would be sent now."""
+    def connected(self, topic: str) -> bool:
+        """Return whether there is a broker to try."""
 
 
 @dataclass
@@ -149,7 +149,7 @@ class Outbox:
             return 0
         topics = [row["topic"] for row in await self.pool.fetch(TOPICS)]
         await self.broker.prepare(topics)
-        ready = [topic for topic in topics if self.broker.available(topic)]
+        ready = [topic for topic in topics if self.broker.connected(topic)]
         if not ready:
             return 0
         async with self.pool.acquire() as connection, connection.transaction():
