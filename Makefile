@@ -89,6 +89,11 @@ soak-restore: setup engine ## Restore again and again, failing at each step in t
 	@$(BIN)/molecule verify -s restore
 	@$(BIN)/python molecule/restore/soak.py --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),14)
 
+.PHONY: soak-bridge
+soak-bridge: setup engine ## Break n8n, Pulsar and the bridge at random and count what became of every event: make soak-bridge MINUTES=10 SEED=1
+	@$(BIN)/molecule converge -s bridge_faults
+	@$(BIN)/python molecule/bridge_faults/soak.py --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10)
+
 .PHONY: lock
 lock: setup ## Renew the hashed Python locks
 	@scripts/lock.sh

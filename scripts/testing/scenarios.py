@@ -46,6 +46,8 @@ GUESSED_SECONDS = {
     "prometheus": 240.0,
     "pulsar": 300.0,
     "pulsar_cluster": 600.0,
+    "bridge": 420.0,
+    "bridge_faults": 900.0,
     "loki": 420.0,
     "otel_collector": 360.0,
     "site": 800.0,
