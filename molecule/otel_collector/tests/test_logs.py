@@ -17,6 +17,8 @@ SERVICES = [
     ("traefik.service", "traefik"),
     ("postgresql@17-main.service", "postgres"),
     ("redis-queue.service", "redis"),
+    ("n8n-bridge-api@1.service", "bridge"),
+    ("n8n-pulsar-broker.service", "pulsar"),
     ("n8n-backup.service", "backup"),
     ("n8n-guard.service", "platform"),
     ("something.service", "system"),
