@@ -398,14 +398,14 @@ def test_the_outbox_works_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -
             while not stage.connection.values(part):
                 await asyncio.sleep(0.001)
 
-        for part in ("SKIP LOCKED)", "extract(epoch", "SELECT seq, event_id"):
+        for part in ("DELETE FROM bridge.outbox", "extract(epoch", "SELECT seq, event_id"):
             await asyncio.wait_for(seen(part), 5)
         stage.outbox.stored(8)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        forgotten = [seq for (seqs,) in stage.connection.values("seq = ANY ($1::bigint[]) FOR UPDATE") for seq in seqs]
-        assert forgotten == [7, 8]
+        forgotten = [seq for (seqs,) in stage.connection.values("DELETE FROM bridge.outbox") for seq in seqs]
+        assert {7, 8} <= set(forgotten)
 
     monkeypatch.setattr(outbox, "FORGET_SECONDS", 0.001)
     asyncio.run(story())

@@ -35,17 +35,10 @@ SELECT topic, count(*) AS rows, extract(epoch FROM now() - min(created_at))::flo
 FROM (SELECT topic, created_at FROM bridge.outbox LIMIT $1) AS o GROUP BY topic
 """
 
-# Rows the sweeper is busy with are left to it.
-FORGET = """
-DELETE FROM bridge.outbox WHERE seq IN (
-    SELECT seq FROM bridge.outbox WHERE seq = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)
-"""
-
+# These wait for a sweeper that has the same rows, which happens only after a crash. It never waits for them.
+FORGET = "DELETE FROM bridge.outbox WHERE seq = ANY ($1::bigint[])"
 # What its sender gave up is anybody's at once.
-RELEASE = """
-UPDATE bridge.outbox SET not_before = now(), attempts = attempts + 1 WHERE seq IN (
-    SELECT seq FROM bridge.outbox WHERE seq = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)
-"""
+RELEASE = "UPDATE bridge.outbox SET not_before = now(), attempts = attempts + 1 WHERE seq = ANY ($1::bigint[])"
 
 TAKE = """
 SELECT seq, event_id, topic, tenant, reason FROM bridge.outbox WHERE not_before <= now() AND topic = ANY ($1::text[])
@@ -165,7 +158,7 @@ class Outbox:
             failed = [seq for seq, receipt in receipts.items() if receipt.exception() is not None]
             # Without its event a row has nothing to say any more.
             gone = [row["seq"] for row in rows if row["seq"] not in failed]
-            await connection.execute("DELETE FROM bridge.outbox WHERE seq = ANY ($1::bigint[])", gone)
+            await connection.execute(FORGET, gone)
             if failed:
                 await connection.execute(POSTPONE, failed, PATIENCE_SECONDS)
         for row in rows:
