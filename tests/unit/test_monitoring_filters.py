@@ -240,3 +240,28 @@ def test_names() -> None:
         "scrape_targets",
         "workflow_rules",
     }
+
+
+def test_pulsar_and_the_bridge() -> None:
+    names = ("pulsar_zookeeper", "pulsar_bookie", "pulsar_broker", "bridge")
+    alone = {**single()["groups"], **{name: ["here"] for name in names}}
+    found = scrape_targets(single() | {"groups": alone, "bridge": {"api": 2, "consumer": "1"}})
+    assert addresses(found["pulsar"]) == [f"127.0.0.1:{PORTS['pulsar_web']}"]
+    assert addresses(found["zookeeper"]) == [f"127.0.0.1:{PORTS['zookeeper_metrics']}"]
+    assert addresses(found["bookie"]) == [f"127.0.0.1:{PORTS['bookie_metrics']}"]
+    assert addresses(found["bridge-api"]) == ["127.0.0.1:8621", "127.0.0.1:8622"]
+    assert [target["labels"]["process"] for target in found["bridge-consumer"]] == ["consumer-1"]
+    several = settings(
+        groups={**GROUPS, **{name: ["app", "data"] for name in names}},
+        hostvars={"data": {"platform_bridge_processes": {"api": 1, "consumer": 0}}},
+        bridge={"api": 2, "consumer": 1},
+    )
+    found = scrape_targets(several)
+    assert addresses(found["pulsar"]) == ["10.0.0.2:8444", "[fd00::3]:8444"]
+    assert len(found["bridge-api"]) == 3
+    assert len(found["bridge-consumer"]) == 1
+    asked = job(prometheus_config(["pulsar", "bridge-api"], several), "pulsar")
+    assert asked["metrics_path"] == "/metrics/"
+    assert asked["scheme"] == "https"
+    assert asked["authorization"]["credentials_file"].endswith("/pulsar_metrics_token")
+    assert "cert_file" in job(prometheus_config(["bridge-api"], several), "bridge-api")["tls_config"]

@@ -68,7 +68,10 @@ def test_everything_fits_or_is_refused(
         return
     parts = 448 + memory // 32 + sum(RESERVES.get(name, 0) for name in components)
     if "postgres" in components:
-        parts += (postgres(memory, cores, components, 20) or {"memory_max_mb": 256})["memory_max_mb"]
+        sized = postgres(memory, cores, components, 20)
+        if sized is None:
+            return
+        parts += sized["memory_max_mb"]
     if "redis" in components:
         parts += sum(one["memory_max_mb"] for one in redis_sizing(memory, cores, "auto", components).values())
     needs = N8N_MAIN_MB if "n8n_main" in components else 0
@@ -98,7 +101,8 @@ def test_more_memory_never_gives_less(memory: int, more: int, cores: int) -> Non
         assert after is not None, "more memory is refused"
         assert after["main"]["heap_mb"] >= before["main"]["heap_mb"]
         assert after["webhook"]["heap_mb"] >= before["webhook"]["heap_mb"]
-        assert after["host"]["workers_max"] >= before["host"]["workers_max"] - 1
+        # The step to a larger profile gives Redis up to a gigabyte, which two workers would take.
+        assert after["host"]["workers_max"] >= before["host"]["workers_max"] - 2
     small, large = (redis_sizing(size, cores, "auto", CORE) for size in (memory, memory + more))
     for name in ("queue", "cache"):
         assert all(large[name][key] >= small[name][key] for key in small[name])
