@@ -103,9 +103,12 @@ class Publisher:
         """Get an access token."""
         basic = base64.b64encode(f"{self.job.client}:{self.job.secret}".encode()).decode()
         headers = f"authorization: Basic {basic}\r\ncontent-type: application/x-www-form-urlencoded\r\n"
-        status, body = await Connection(self.job.apis[0]).request(
-            "/pulsar/oauth/token", headers, b"grant_type=client_credentials"
-        )
+        status, body = 0, b""
+        for api in self.job.apis:
+            if not status:
+                status, body = await Connection(api).request(
+                    "/pulsar/oauth/token", headers, b"grant_type=client_credentials"
+                )
         if status != 200:
             raise SystemExit(f"no token: {status} {body[:200]!r}")
         token = json.loads(body)["access_token"]
