@@ -95,9 +95,7 @@ def local_domain(domain: str) -> bool:
     return bool(LOCAL.search(domain.lower()))
 
 
-def _missing(
-    filled: set[str], groups: Mapping[str, list[str]], variables: Mapping[str, Any]
-) -> list[Problem]:
+def _missing(filled: set[str], groups: Mapping[str, list[str]], variables: Mapping[str, Any]) -> list[Problem]:
     """Return the components that others need and nobody runs."""
     found = []
     for name in sorted(filled):

@@ -71,6 +71,9 @@ def test_a_good_inventory() -> None:
         ({"object_store": ["a", "b"]}, "Leave exactly one in object_store."),
         ({"backups": ["a"]}, "The group backups means nothing here. -> Did you mean backup?"),
         ({"n8n_mains": ["a"]}, "The group n8n_mains means nothing here. -> Did you mean n8n_main?"),
+        ({"pulsar_broker": ["a"]}, "pulsar_broker needs pulsar_bookie"),
+        ({"pulsar_zookeeper": ["a", "b"]}, "2 hosts, an even number. -> Leave an odd number"),
+        ({"bridge": ["a"]}, "bridge needs pulsar_broker"),
     ],
 )
 def test_a_bad_inventory(change: dict[str, list[str]], said: str) -> None:
