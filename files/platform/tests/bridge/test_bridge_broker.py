@@ -89,7 +89,7 @@ class Stage:
 
 async def outcome(future: asyncio.Future[str]) -> str:
     try:
-        return await asyncio.wait_for(asyncio.shield(future), 5)
+        return await asyncio.wait_for(asyncio.shield(future), 60)
     except NotStoredError as error:
         return error.reason
 
@@ -212,7 +212,7 @@ def test_a_producer_that_stays_away_is_opened_anew() -> None:
         await stage.broker.prepare([TOPIC])
         assert stage.broker.available(TOPIC)
         assert len(stage.client.opened) == 2
-        assert await asyncio.to_thread(old.closed.wait, 5)
+        assert await asyncio.to_thread(old.closed.wait, 60)
         # The same happens to who only sends.
         stage.client.producer.connected = False
         assert await outcome(stage.broker.submit(TOPIC, b"x", {})) == "disconnected"

@@ -399,7 +399,7 @@ def test_the_outbox_works_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -
                 await asyncio.sleep(0.001)
 
         for part in ("DELETE FROM bridge.outbox", "extract(epoch", "SELECT seq, event_id"):
-            await asyncio.wait_for(seen(part), 5)
+            await asyncio.wait_for(seen(part), 60)
         stage.outbox.stored(8)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
