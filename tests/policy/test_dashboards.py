@@ -13,7 +13,9 @@ import pytest
 
 from scripts import slo
 from scripts.dashboards.__main__ import ALL, render
-from tests.policy.promql import wrong
+from scripts.expositions import TARGET as EXPOSITIONS
+from scripts.expositions import read
+from tests.policy.promql import selectors, wrong
 from tests.policy.repository import ROOT, load, report
 
 FILES = sorted((ROOT / "files" / "dashboards").glob("*.json"))
@@ -163,6 +165,25 @@ def test_links_lead_to_dashboards(path: Path) -> None:
 def test_rules_ask_for_what_there_is(path: Path) -> None:
     rules = [rule for group in load(path)["groups"] for rule in group["rules"]]
     report([f"{rule.get('alert', rule.get('record'))}: {problem}" for rule in rules for problem in wrong(rule["expr"])])
+
+
+def test_nothing_asks_for_what_is_not_kept() -> None:
+    """Prometheus drops series that nobody asks for; it must not drop others."""
+    dropped = load(ROOT / "roles" / "prometheus" / "defaults" / "main.yml")["prometheus_dropped_metrics"]
+    asked = {name for path in FILES for _, expr in expressions(path) for name, _ in selectors(expr)}
+    for path in (ROOT / "files" / "alerts").glob("*.yml"):
+        rules = [rule for group in load(path)["groups"] for rule in group["rules"]]
+        asked |= {name for rule in rules for name, _ in selectors(rule["expr"])}
+    exposed = {job: set(read(EXPOSITIONS / f"{job}.txt")) for job in dropped}
+    assert all(exposed.values())
+    report(
+        [
+            f"{name} of {job} is dropped"
+            for job, names in dropped.items()
+            for name in asked & exposed[job]
+            if re.fullmatch(names, name)
+        ]
+    )
 
 
 @pytest.mark.parametrize(
