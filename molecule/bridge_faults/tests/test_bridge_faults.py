@@ -55,7 +55,7 @@ def reckoning(platform: Platform, request: pytest.FixtureRequest) -> dict[str, R
     return {row.phase: row for row in rows}
 
 
-UNDER_WAY = "SELECT count(*) FROM bridge.delivery WHERE state IN ('waiting', 'leased', 'retry')"
+UNDER_WAY = "SELECT count(*) FROM bridge.delivery WHERE tenant = 'main' AND state IN ('waiting', 'leased', 'retry')"
 
 
 @pytest.mark.parametrize("fault", ["none", *FAULTS, "converge"])
