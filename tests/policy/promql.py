@@ -22,10 +22,7 @@ ON_DEMAND = {
     "otelcol_exporter_enqueue_failed_log_records_total",
     "otelcol_exporter_enqueue_failed_spans_total",
     "loki_discarded_samples_total",
-    "bridge_outbox_swept_total",
-    "bridge_pulsar_not_stored_total",
     "bridge_signature_failures_total",
-    "pulsar_authentication_failures_total",
     "up",
     "ALERTS",
 }
