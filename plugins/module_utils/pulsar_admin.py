@@ -83,7 +83,11 @@ class Admin:
             raise PulsarError(error.code, f"{method} {url}: HTTP {error.code} {said}") from error
         except (OSError, urllib.error.URLError) as error:
             raise UnreachableError(f"{self.url}: {getattr(error, 'reason', error)}") from error
-        return json.loads(text) if text else None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            # Some answers are plain text.
+            return text
 
     def get(self, path: str) -> Any:
         """Return what is there, or None if there is nothing."""

@@ -252,5 +252,10 @@ def test_what_is_there_or_gone_already_is_as_good(broker: FakePulsar) -> None:
         admin.get("tenants/x")
 
 
+def test_an_answer_may_be_plain_text(broker: FakePulsar) -> None:
+    broker.failures.append(200)
+    assert pulsar_admin.Admin(broker.url, TOKEN).get("brokers/health") == "not json"
+
+
 def test_names_are_quoted() -> None:
     assert pulsar_admin.quoted("a/b c/d?") == "a/b%20c/d%3F"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -135,6 +137,12 @@ def test_no_token_is_where_others_look(host: Any) -> None:
         ):
             assert host.run(f"{look} -r {place}").stdout == ""
         assert host.run(f"journalctl --no-pager -u 'n8n-pulsar-*' | {look}").stdout == ""
+
+
+def test_the_doctor_looks_at_it(play: Callable[..., CompletedProcess[str]]) -> None:
+    root = Path(__file__).parents[3]
+    said = play(root / "playbooks/doctor.yml", "-e", f"@{root}/molecule/pulsar/vars.yml").stdout
+    assert "bookie registered, broker stores" in said, said
 
 
 def test_memory(host: Any) -> None:
