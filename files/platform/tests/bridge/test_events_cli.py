@@ -210,3 +210,14 @@ def test_routes_are_checked(tmp_path: Path, capsys: Any) -> None:
     bad.write_text("version: 1\nroutes:\n  - name: A\n")
     assert cli.main(["routes", "check", str(bad)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{bad}:3: ")
+
+
+def test_what_pulsar_lost_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"event_id": EVENT}]
+    code, connection = run(monkeypatch, settings_file, {events_cli.RESEND: rows}, "resend", "--tenant", "acme")
+    assert (code, connection.asked[0][1]) == (0, ("acme", None, 10_000))
+    assert capsys.readouterr().out == "1 events are in the outbox again.\n"
+    run(monkeypatch, settings_file, {events_cli.RESEND: rows}, "resend", "--limit", "1")
+    assert "Repeat" in capsys.readouterr().out

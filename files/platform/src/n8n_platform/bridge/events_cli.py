@@ -72,6 +72,17 @@ REPLAY = """
     )
     SELECT id FROM copy
 """
+# What Pulsar has confirmed and no consumer has seen; the ids stay, so one that was not lost after all is recognised.
+RESEND = """
+    INSERT INTO bridge.outbox (event_id, topic, tenant)
+    SELECT e.id, e.topic, e.tenant FROM bridge.event e
+    WHERE e.topic IS NOT NULL AND e.created_at < now() - interval '1 minute' AND e.expires_at > now()
+      AND ($1::text IS NULL OR e.tenant = $1) AND ($2::text IS NULL OR e.route = $2)
+      AND NOT EXISTS (SELECT FROM bridge.delivery d WHERE d.event_id = e.id)
+      AND NOT EXISTS (SELECT FROM bridge.outbox o WHERE o.event_id = e.id)
+    ORDER BY e.id LIMIT $3
+    RETURNING event_id
+"""
 CANCEL = """
     INSERT INTO bridge.delivery AS d (event_id, tenant, route, state, done_at)
     SELECT id, tenant, route, 'cancelled', now() FROM bridge.event WHERE day = $1 AND id = $2
@@ -200,6 +211,16 @@ async def replay_events(connection: Any, arguments: argparse.Namespace) -> int:
     return FAILED if failed else 0
 
 
+async def resend_events(connection: Any, arguments: argparse.Namespace) -> int:
+    """Tell Pulsar once more of the events no consumer has seen: after its disks were lost."""
+    rows = await connection.fetch(RESEND, arguments.tenant, arguments.route, arguments.limit)
+    say(
+        f"{len(rows)} events are in the outbox again."
+        + (" Repeat: there may be more." * (len(rows) == arguments.limit))
+    )
+    return 0
+
+
 async def cancel_events(connection: Any, arguments: argparse.Namespace) -> int:
     """Stop events that n8n has not been called for; one whose call is under way cannot be called back."""
     failed = 0
@@ -288,6 +309,8 @@ def register(groups: Any) -> None:
     replay.add_argument("ids", type=event_id, nargs="*", metavar="ID")
     replay.add_argument("--dead", action="store_true", help="all that were given up and not sent again")
     replay.add_argument("--again", action="store_true", help="also one that was sent again before")
+    resend = command("resend", resend_events, "Tell Pulsar again of what no consumer has seen.", filters=True)
+    resend.set_defaults(limit=10_000)
     cancel = command("cancel", cancel_events, "Stop events n8n has not been called for.")
     cancel.add_argument("ids", type=event_id, nargs="+", metavar="ID")
 
