@@ -30,7 +30,7 @@ class Job:
     after: str = ""
     memory_mb: int = 500
     exclusive: bool = False
-    timeout: float = 25 * MINUTE
+    timeout: float = 35 * MINUTE
 
     @property
     def log(self) -> Path:

@@ -38,7 +38,7 @@ MEMORY_MB = {
 EXCLUSIVE = {"faults"}
 # Seconds a scenario is believed to take before the first measurement; only the order depends on it.
 GUESSED_SECONDS = {
-    "multi_host": 900.0,
+    "multi_host": 1400.0,
     "backup": 300.0,
     "restore": 900.0,
     "disaster": 900.0,
