@@ -7,11 +7,11 @@ import base64
 import json
 import shlex
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from molecule.waiting import until
 
 DOMAIN = "n8n.test"
 AUTHORITY = "/etc/n8n-platform/tls/ca.crt"
@@ -115,14 +115,3 @@ def shell(container: str) -> Callable[[str], str]:
         return done.stdout
 
     return run
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.5) -> float:
-    """Wait until a condition holds; return how long that took, fail after ``seconds``."""
-    start = time.monotonic()
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() - start > seconds:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        pause.wait(every)
-    return time.monotonic() - start

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from molecule.bridge.api import DOMAIN, SECRETS, until
+from molecule.bridge.api import DOMAIN, SECRETS
+from molecule.waiting import until
 
 HERE = Path(__file__).parent
 DIRECTORY = "/var/tmp/bridge-faults"  # noqa: S108  (on the test host)

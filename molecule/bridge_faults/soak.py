@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from molecule.bridge.api import until
 from molecule.bridge_faults.driver import FAULTS, Platform, table
+from molecule.waiting import until
 
 
 def main() -> int:

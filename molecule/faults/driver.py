@@ -6,29 +6,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from molecule.waiting import until
 
 HERE = Path(__file__).parent
 DIRECTORY = "/var/tmp/faults"  # noqa: S108  (on the test host, must survive its restart)
 RATE = 2
 DOMAIN = "n8n.test"
 UNDER_WAY = ("new", "running", "waiting")
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str, every: float = 1.0) -> float:
-    """Wait until a condition holds; return how long that took, fail after ``seconds``."""
-    start = time.monotonic()
-    pause = threading.Event()
-    while not condition():
-        if time.monotonic() - start > seconds:
-            raise AssertionError(f"not within {seconds:.0f} s: {what}")
-        pause.wait(every)
-    return time.monotonic() - start
 
 
 @dataclass

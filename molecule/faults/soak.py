@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from molecule.faults.driver import FAULTS, Platform, table, until
+from molecule.faults.driver import FAULTS, Platform, table
+from molecule.waiting import until
 
 
 def main() -> int:

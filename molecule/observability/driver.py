@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from molecule.faults.driver import Platform, until
+from molecule.faults.driver import Platform
+from molecule.waiting import until
 
 HERE = Path(__file__).parent
 DOMAIN = "n8n.test"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from molecule.faults.driver import until
+from molecule.waiting import until
 
 PGBACKREST = "runuser -u postgres -- pgbackrest --stanza=n8n --log-level-console=error"
 ARCHIVE_TIMEOUT = 5

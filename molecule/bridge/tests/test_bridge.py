@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from molecule.bridge.api import SECRETS, Api, shell, until
+from molecule.bridge.api import SECRETS, Api, shell
+from molecule.waiting import until
 
 PROCESSES = [f"n8n-bridge-{kind}@{number}.service" for kind in ("api", "consumer") for number in (1, 2)]
 SETTINGS = "/etc/n8n-platform/bridge"

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from molecule.bridge.api import Api, until
+from molecule.bridge.api import Api
 from molecule.bridge_faults.driver import DIRECTORY, FAULTS, Platform, Row, table
+from molecule.waiting import until
 
 # Where n8n died, the claim has to run out first, several times on a busy machine.
 SETTLE_SECONDS = 420

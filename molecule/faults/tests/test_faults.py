@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from molecule.faults.driver import FAULTS, Platform, Row, table, until
+from molecule.faults.driver import FAULTS, Platform, Row, table
+from molecule.waiting import until
 
 # The promise.
 SETTLE_SECONDS = 300

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from molecule.faults.driver import until
+from molecule.waiting import until
 
 PSQL = "runuser -u postgres -- psql -XAtq -p 15432 -d automation"
 REDIS = (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from molecule.observability.driver import Stack, until
+from molecule.observability.driver import Stack
+from molecule.waiting import until
 
 STARTED = "Workflow was started"
 SETS = "/srv/n8n-platform/backups/sets"

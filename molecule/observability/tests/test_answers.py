@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from molecule.observability.driver import LOKI, Stack, until
+from molecule.observability.driver import LOKI, Stack
 from molecule.observability.tests.conftest import Runs
+from molecule.waiting import until
 
 # What each process of the platform is called in the logs.
 SERVICES = {

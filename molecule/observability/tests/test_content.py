@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from molecule.observability import queries
-from molecule.observability.driver import JAEGER, LOKI, PROMETHEUS, Stack, until
+from molecule.observability.driver import JAEGER, LOKI, PROMETHEUS, Stack
 from molecule.observability.queries import Query
 from molecule.observability.tests.conftest import Runs
 from molecule.observability.tests.empty import EMPTY_PANELS, MISSING_METRICS
+from molecule.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from molecule.observability.driver import Stack, until
+from molecule.observability.driver import Stack
 from molecule.observability.tests.conftest import Runs
+from molecule.waiting import until
 
 # Seconds beyond the rule's own `for`: scrape 15, evaluation 15, Alertmanager's wait 10 (40 together), and some.
 MARGIN = 60

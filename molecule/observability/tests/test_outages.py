@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from molecule.observability.driver import Stack, until
+from molecule.observability.driver import Stack
 from molecule.observability.tests.conftest import Runs
+from molecule.waiting import until
 
 AWAY = 150
 EVERY = 0.05

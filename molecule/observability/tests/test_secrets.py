@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from molecule.observability.driver import JAEGER, PLANTED, Stack, until
+from molecule.observability.driver import JAEGER, PLANTED, Stack
 from molecule.observability.tests.conftest import Runs
+from molecule.waiting import until
 
 EVERYTHING = '{service_name=~".+"}'
 

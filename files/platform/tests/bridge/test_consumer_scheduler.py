@@ -113,6 +113,22 @@ async def broken(rooms: Any) -> list[Any]:
     raise OSError("away")
 
 
+def test_a_lane_nobody_uses_is_shown_no_longer() -> None:
+    async def run() -> None:
+        scene = Scene()
+        tools = scene.delivery.tools
+        tools.limits.forget = lambda: [("gone", "orders")]  # type: ignore[method-assign]
+        for tenant in ("gone", "here"):
+            tools.metrics.breaker_open.labels(tenant, "orders").set(1)
+            tools.metrics.in_flight.labels(tenant, "orders").set(0)
+        await scene.scheduler.once()
+        for metric in (tools.metrics.breaker_open, tools.metrics.in_flight):
+            (family,) = metric.collect()
+            assert [sample.labels["tenant"] for sample in family.samples] == ["here"]
+
+    asyncio.run(run())
+
+
 def test_leases_and_numbers_are_looked_at_now_and_then() -> None:
     async def run() -> None:
         scene = Scene()

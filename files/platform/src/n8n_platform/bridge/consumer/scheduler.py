@@ -103,7 +103,11 @@ class Scheduler:
                 LOG.warning("leases ran out", extra={"count": freed})
             if freed := await self.store.free_loose(self.delivery.working):
                 LOG.warning("leases nobody works on", extra={"count": freed})
-            self.delivery.tools.limits.forget()
+            metrics = self.delivery.tools.metrics
+            # A breaker nobody tries any more would be shown as it was last.
+            for name in self.delivery.tools.limits.forget():
+                metrics.breaker_open.remove(*name)
+                metrics.in_flight.remove(*name)
         if now - self._counts_at >= COUNT_SECONDS:
             self._counts_at = now
             metrics = self.delivery.tools.metrics
