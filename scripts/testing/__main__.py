@@ -39,15 +39,14 @@ def scenario_job(name: str, after: str = "") -> Job:
         scenario=True,
         after=after,
         memory_mb=scenarios.MEMORY_MB.get(name, scenarios.DEFAULT_MEMORY_MB),
-        exclusive=name in scenarios.EXCLUSIVE,
     )
 
 
 def plan(names: list[str], known: list[str], times: dict[str, float]) -> list[Job]:
-    """Return the jobs in the order they should start: checks, then scenarios, the longest first, those alone last."""
+    """Return the jobs in the order they should start: checks, then scenarios, the longest first."""
     ordered = sorted(
         (name for name in dict.fromkeys(names or known) if name in known),
-        key=lambda name: (name in scenarios.EXCLUSIVE, -scenarios.expected_seconds(name, times)),
+        key=lambda name: -scenarios.expected_seconds(name, times),
     )
     if names:
         return [*(CHECKS[name] for name in names if name in CHECKS), *(scenario_job(name) for name in ordered)]

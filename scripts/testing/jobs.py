@@ -29,7 +29,6 @@ class Job:
     scenario: bool = False
     after: str = ""
     memory_mb: int = 500
-    exclusive: bool = False
     timeout: float = 35 * MINUTE
 
     @property
@@ -100,12 +99,12 @@ class Scheduler:
         self.begin = time.monotonic()
 
     def may_start(self, job: Job) -> bool:
-        """Tell whether a job may start beside those that run; a job that is alone always may."""
+        """Tell whether a job may start beside those that run."""
         if any(job.after == other.name for other in [*self.pending, *(run.job for run in self.running)]):
             return False
         if not self.running:
             return True
-        if job.exclusive or any(run.job.exclusive for run in self.running) or len(self.running) >= SLOTS:
+        if len(self.running) >= SLOTS:
             return False
         return job.memory_mb + sum(run.job.memory_mb for run in self.running) <= self.memory_mb
 

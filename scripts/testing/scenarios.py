@@ -34,8 +34,6 @@ MEMORY_MB = {
     "bridge": 5000,
     "bridge_faults": 6000,
 }
-# These measure time or load the machine: nothing else runs beside them.
-EXCLUSIVE = {"faults"}
 # Seconds a scenario is believed to take before the first measurement; only the order depends on it.
 GUESSED_SECONDS = {
     "multi_host": 1400.0,

@@ -16,6 +16,8 @@ from molecule.waiting import until
 
 PROCESSES = [f"n8n-bridge-{kind}@{number}.service" for kind in ("api", "consumer") for number in (1, 2)]
 SETTINGS = "/etc/n8n-platform/bridge"
+# What db.py locks.
+SCHEMA_LOCK = 0x6E386E5F6272
 
 
 run = shell("n8n-platform-bridge")
@@ -66,6 +68,30 @@ def test_tables_and_partitions_are_there(running: Callable[[str], None]) -> None
     assert int(days[0]) >= 8
     for unit in ("n8n-bridge-migrate", "n8n-bridge-maintain"):
         assert run(f"systemctl show -P Result {unit}.service").strip() == "success"
+
+
+def test_two_hosts_may_change_the_tables_at_once() -> None:
+    """Another host's session makes tomorrow's table while this host's upkeep is about to do the same."""
+    newest = sql("SELECT max(relname) FROM pg_class WHERE relname ~ '^event_[0-9]{8}$'", "n8n_bridge")[0]
+    bounds = sql(f"SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = '{newest}'", "n8n_bridge")[0]
+    sql(f"DROP TABLE bridge.{newest}", "n8n_bridge")
+    waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    run(
+        f"""rm -f /var/tmp/locked
+        su postgres -c "psql -d n8n_bridge -v ON_ERROR_STOP=1" <<'END' &
+        SET statement_timeout = '60s';
+        SET ROLE n8n_bridge;
+        BEGIN;
+        SELECT pg_advisory_xact_lock({SCHEMA_LOCK});
+        \\! touch /var/tmp/locked
+        DO $$ BEGIN WHILE NOT EXISTS ({waiting}) LOOP PERFORM pg_sleep(0.05); END LOOP; END $$;
+        CREATE TABLE bridge.{newest} PARTITION OF bridge.event {bounds};
+        COMMIT;
+END
+        other=$!
+        timeout 30 sh -c 'until [ -e /var/tmp/locked ]; do sleep 0.1; done'
+        systemctl start n8n-bridge-maintain.service && wait $other"""
+    )
 
 
 def test_it_listens_on_addresses_of_its_own(listeners: Callable[[], set[tuple[str, int]]]) -> None:
@@ -205,10 +231,12 @@ def test_traefik_asks_for_no_password_but_guards_the_rest(api: Api) -> None:
 
 
 def test_a_killed_process_is_not_noticed_by_clients(api: Api) -> None:
+    """A request with a key goes to another process even when the killed one had read it."""
     api.token("n8n")
     for unit in ("n8n-bridge-api@1.service", "n8n-bridge-api@2.service"):
         run(f"systemctl kill --signal=KILL {unit}")
-        answers = [api.publish("n8n", "direct.check", {"uid": "kill"}).status for _ in range(5)]
+        keys = [f"idempotency-key: {uuid.uuid4()}" for _ in range(5)]
+        answers = [api.publish("n8n", "direct.check", {"uid": "kill"}, "--header", key).status for key in keys]
         assert answers == [202] * 5
         ops = 8620 + int(re.findall(r"@(\d)", unit)[0])
         run(

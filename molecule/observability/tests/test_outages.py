@@ -10,14 +10,14 @@ from molecule.observability.driver import Stack
 from molecule.observability.tests.conftest import Runs
 from molecule.waiting import until
 
-AWAY = 150
+AWAY = 60
 EVERY = 0.05
-FLOOD = 200_000
+FLOOD = 100_000
 MONITORING = ("loki", "otel-collector", "jaeger", "prometheus")
 
 
 def test_an_outage_of_loki_loses_no_line(stack: Stack, runs: Runs, show: Callable[[str], None]) -> None:
-    """Minutes without Loki, and in the middle of it the collector is killed."""
+    """A minute without Loki, and in the middle of it the collector is killed."""
     assert runs.good
     wanted = int((AWAY + 30) / EVERY)
     prefix = f"outage-{time.time_ns()}"

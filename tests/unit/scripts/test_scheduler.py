@@ -62,9 +62,7 @@ def test_two_jobs_run_beside_each_other_in_order() -> None:
     assert report.total(results) == Counts(6, 0)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"memory_mb": 9_800}, {"exclusive": True}, {"after": "a"}], ids=["memory", "exclusive", "after"]
-)
+@pytest.mark.parametrize("settings", [{"memory_mb": 9_800}, {"after": "a"}], ids=["memory", "after"])
 def test_some_jobs_wait(settings: dict[str, Any]) -> None:
     _, said = run(job("a"), job("b", **settings))
     assert not overlaps(said, "a", "b")
@@ -151,10 +149,9 @@ def test_times_are_remembered_and_order_the_next_run() -> None:
     scenarios.write_times({"pki": 400})
     times = scenarios.read_times()
     assert times == {"redis": 40, "pki": 400}
-    planned = runner.plan([], ["faults", "n8n", "pki", "redis"], times)
-    assert [step.name for step in planned] == ["artifacts", "lint", "unit", "n8n", "pki", "redis", "faults"]
-    assert [step.after for step in planned] == ["", "", "", *["artifacts"] * 4]
-    assert planned[-1].exclusive
+    planned = runner.plan([], ["n8n", "pki", "redis"], times)
+    assert [step.name for step in planned] == ["artifacts", "lint", "unit", "n8n", "pki", "redis"]
+    assert [step.after for step in planned] == ["", "", "", *["artifacts"] * 3]
 
 
 def test_named_jobs_only() -> None:

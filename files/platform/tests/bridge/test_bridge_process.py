@@ -254,7 +254,7 @@ def test_the_commands_of_the_units(configured: Settings, monkeypatch: pytest.Mon
     monkeypatch.setattr(telemetry, "configure_logging", lambda *_: None)
     monkeypatch.setattr(migrate, "run", lambda _: [])
     assert commands.migrate(configured) == 0
-    assert connection.values("CREATE TABLE IF NOT EXISTS")
+    assert connection.values("CREATE TABLE bridge")
     connection.answers["SELECT (SELECT count(*)"] = 0
     assert commands.maintain(configured) == 0
     connection.answers["SELECT (SELECT count(*)"] = 5

@@ -453,6 +453,7 @@ def test_partitions_are_made_ahead_and_old_ones_dropped() -> None:
     assert connection.values("DELETE FROM bridge.delivery")[0] == (open_day,)
     assert connection.values("DELETE FROM bridge.idempotency")[0] == (ids.first_id(date(2026, 11, 21)),)
     assert connection.values("SET LOCAL lock_timeout")
+    assert connection.values("SELECT pg_advisory_xact_lock")[0] == (db.SCHEMA_LOCK,)
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------

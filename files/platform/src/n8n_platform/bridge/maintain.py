@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
-from n8n_platform.bridge import ids
+from n8n_platform.bridge import db, ids
 from n8n_platform.bridge.settings import Retention
 
 LOG = logging.getLogger(__name__)
@@ -32,17 +32,22 @@ def partition(day: date) -> str:
 
 
 async def make_partitions(connection: Any, today: date, ahead: int) -> list[str]:
-    """Create the partitions of yesterday (a clock may be behind), today and the days ahead; return the new ones."""
+    """Create the partitions of yesterday (a clock may be behind), today and the days ahead; return the new ones.
+
+    One host after the other: two that create the same table at once both fail to see it, ``IF NOT EXISTS`` or not.
+    """
     made = []
-    existing = {row["name"] for row in await connection.fetch(PARTITIONS)}
-    for offset in range(-1, ahead + 1):
-        day = today + timedelta(days=offset)
-        if (name := partition(day)) not in existing:
-            await connection.execute(
-                f"CREATE TABLE IF NOT EXISTS bridge.{name} PARTITION OF bridge.event"
-                f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
-            )
-            made.append(name)
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", db.SCHEMA_LOCK)
+        existing = {row["name"] for row in await connection.fetch(PARTITIONS)}
+        for offset in range(-1, ahead + 1):
+            day = today + timedelta(days=offset)
+            if (name := partition(day)) not in existing:
+                await connection.execute(
+                    f"CREATE TABLE bridge.{name} PARTITION OF bridge.event"
+                    f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
+                )
+                made.append(name)
     return made
 
 
@@ -101,7 +106,7 @@ async def run(connection: Any, retention: Retention, today: date) -> Upkeep:
         # Without waiting for long: readers of this table would wait behind us.
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '5s'")
-            await connection.execute(f"DROP TABLE bridge.{name}")
+            await connection.execute(f"DROP TABLE IF EXISTS bridge.{name}")  # another host may be quicker
         result.dropped.append(name)
     for table in ("delivery", "claim"):
         result.deleted[table] = await delete_below(connection, table, ids.first_id(limit))

@@ -6,8 +6,8 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, text
 
-# Any number that nothing else in this database locks.
-LOCK = 0x6E386E5F6272
+from n8n_platform.bridge.db import SCHEMA_LOCK
+
 SCHEMA = "bridge"
 
 
@@ -15,7 +15,7 @@ def run(connection: Connection) -> None:
     """Apply what is missing; who comes second waits, and then finds nothing to do."""
     context.configure(connection=connection, version_table_schema=SCHEMA, transaction_per_migration=False)
     with context.begin_transaction():
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SCHEMA_LOCK})
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         context.run_migrations()
 
