@@ -17,6 +17,7 @@ TASK_CLOCK = re.compile(r"\([\d:.]+\)\s+(\d+):(\d\d):(\d\d\.\d+) \*+$", re.MULTI
 TEST_ACTIONS = ("check", "converge", "idempotence", "side_effect")
 BAD_OUTCOMES = ("failed", "error", "errors", "skipped", "xfailed", "xpassed")
 EXCERPT_LINES = 80
+REASON_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,19 @@ def not_idempotent(lines: list[str]) -> list[str]:
             end = next((i for i in range(index + 1, len(lines)) if re.match(r"(INFO|WARNING|ERROR) ", lines[i])), None)
             return lines[index:end]
     return []
+
+
+def reasons(text: str) -> list[str]:
+    """Return a line for each test that failed: its name and the first line of pytest's explanation."""
+    found: list[str] = []
+    name = ""
+    for line in plain(text).splitlines():
+        if header := re.match(r"_{3,} (.+?) _{3,}$", line):
+            name = header[1]
+        elif name and line.startswith("E  "):
+            found.append(f"{name}: {line[1:].strip()}"[:REASON_CHARACTERS])
+            name = ""
+    return found
 
 
 def excerpt(text: str, limit: int = EXCERPT_LINES) -> str:

@@ -40,6 +40,17 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
+def reasons(results: Iterable[Result]) -> str:
+    """Return the tests that failed with why, once more: what a job said when it ended is far above by now."""
+    lines = [
+        f"{result.job.name}: {line}"
+        for result in results
+        if result.counts.failed
+        for line in logs.reasons(result.job.text()) or [result.note or logs.excerpt(result.job.text(), limit=6)]
+    ]
+    return "\n".join(["", "What failed:", *lines, ""]) if lines else ""
+
+
 def total(results: Iterable[Result]) -> logs.Counts:
     """Return the counts of all jobs."""
     counts = logs.Counts()

@@ -113,6 +113,19 @@ def test_excerpt_shows_what_is_not_idempotent() -> None:
     assert logs.excerpt(text).endswith("following tasks:\n*  => roles/x : Y")
 
 
+def test_reasons_name_each_test_that_failed() -> None:
+    text = """
+____________________ test_a[x] ____________________
+    assert f() == 1
+E   assert 2 == 1
+E    +  where 2 = f()
+_ _ _ _ _ _ _ _ _ _
+____________________ test_b ____________________
+E   AssertionError: no
+"""
+    assert logs.reasons(text) == ["test_a[x]: assert 2 == 1", "test_b: AssertionError: no"]
+
+
 def test_excerpt_is_bounded() -> None:
     lines = [str(number) for number in range(1000)]
     assert logs.excerpt("\n".join(lines), limit=10).splitlines() == lines[-10:]

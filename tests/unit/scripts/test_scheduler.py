@@ -79,6 +79,8 @@ def test_failures_are_explained() -> None:
     assert results[0].counts == Counts(1, 1)
     assert "the reason" in said[-1]
     assert "output/bad.log" in said[-1]
+    assert "the reason" in report.reasons(results)
+    assert report.reasons([]) == ""
 
 
 def test_the_time_limit_ends_a_job_and_its_children() -> None:
