@@ -84,7 +84,10 @@ def main(names: list[str]) -> int:
         return 130
     scenarios.write_times({result.job.name: round(result.seconds) for result in results if not result.counts.failed})
     counts = report.total(results)
-    print(f"\n{report.table(results)}\n{report.reasons(results)}\n{counts.passed} passed, {counts.failed} failed", flush=True)
+    print(
+        f"\n{report.table(results)}\n{report.reasons(results)}\n{counts.passed} passed, {counts.failed} failed",
+        flush=True,
+    )
     return 1 if counts.failed else 0
 
 
