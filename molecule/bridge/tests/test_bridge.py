@@ -295,6 +295,25 @@ def test_what_the_bridge_would_not_take_never_reaches_it(
     assert run(look) == before
 
 
+def test_the_loss_of_pulsars_disks_loses_no_event(api: Api, play: Callable[..., Any]) -> None:
+    """What no consumer had seen is sent to the new, empty Pulsar by hand, as docs/pulsar.md says."""
+    consumers = " ".join(PROCESSES[2:])
+    run(f"systemctl stop {consumers}")
+    uids = [f"lost-{uuid.uuid4().hex}" for _ in range(5)]
+    events = [api.publish("shop", "order.created", {"uid": uid}).json["id"] for uid in uids]
+    for event in events:
+        api.wait("shop", event, "published")
+    run("systemctl stop n8n-pulsar-broker n8n-pulsar-bookie n8n-pulsar-zookeeper && rm -rf /var/lib/pulsar")
+    result = play("pulsar.yml")
+    assert result.returncode == 0, result.stdout
+    run(f"systemctl start {consumers}")
+    assert f"{len(events)} events are in the outbox again" in run("n8n-platform events resend --tenant shop")
+    for event in events:
+        api.wait("shop", event, "done", 60)
+    assert [executions(uid) for uid in uids] == [1] * len(uids)
+    assert "0 events" in run("n8n-platform events resend")
+
+
 def test_each_process_stays_small() -> None:
     for unit in PROCESSES:
         assert int(run(f"systemctl show -P MemoryCurrent {unit}")) < 200 * 2**20, unit
