@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,21 +96,3 @@ class Api:
     def wait(self, account: str, event: str, wanted: str, seconds: float = 30) -> float:
         """Wait until an event is in a state; return how long that took."""
         return until(lambda: self.state(account, event) == wanted, seconds, f"event {event} is {wanted}")
-
-
-def shell(container: str) -> Callable[[str], str]:
-    """Return a function that runs a shell command on a test host and returns what it printed; it must succeed."""
-
-    def run(command: str) -> str:
-        done = subprocess.run(
-            ["docker", "exec", container, "sh", "-c", command],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode:
-            raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
-        return done.stdout
-
-    return run

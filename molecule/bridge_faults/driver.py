@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from molecule.breaking import Breakable
 from molecule.bridge.api import DOMAIN, SECRETS
 from molecule.waiting import until
 
@@ -55,29 +54,14 @@ class Row:
     twice: int = 0
 
 
-class Platform:
+class Platform(Breakable):
     """A test host with n8n, Pulsar and the bridge."""
 
-    def __init__(self, container: str) -> None:
-        self.container = container
-
-    def run(self, command: str, check: bool = True, timeout: float = 120) -> str:
-        """Run a shell command on the host and return what it printed."""
-        done = subprocess.run(
-            ["docker", "exec", self.container, "sh", "-c", command],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{command}: {done.stdout}{done.stderr}")
-        return done.stdout
-
-    def sql(self, query: str, database: str = "n8n_bridge") -> list[list[str]]:
-        """Return the rows of a query."""
-        text = self.run(f"su postgres -c \"psql -d {database} -XAt -F '|'\" <<'END'\n{query}\nEND\n")
-        return [line.split("|") for line in text.splitlines()]
+    database = "n8n_bridge"
+    here = HERE
+    directory = DIRECTORY
+    client = "bridge-faults-client"
+    prefix = "bf"
 
     # --- load ------------------------------------------------------------------------------------------------------
 
@@ -87,7 +71,7 @@ class Platform:
         self.run("systemctl stop bridge-faults-sink.service", check=False)
         self.run(f"rm -rf {DIRECTORY}; mkdir -p {DIRECTORY}; cd {DIRECTORY}; touch sent acknowledged effects")
         for name in PROGRAMS:
-            subprocess.run(["docker", "cp", "-q", HERE / name, f"{self.container}:{DIRECTORY}/{name}"], check=True)
+            self.copy(HERE / name, f"{DIRECTORY}/{name}")
         self.phase("none")
         self.import_into_n8n("credentials", self.credentials())
         workflows = [once(), *json.loads((HERE / "workflows.json").read_text(encoding="utf-8"))]
@@ -120,59 +104,17 @@ class Platform:
     def start_client(self) -> None:
         """Start the client."""
         self.run(
-            "systemd-run --quiet --collect --unit=bridge-faults-client "
+            f"systemd-run --quiet --collect --unit={self.client} "
             f"python3 {DIRECTORY}/client.py {DIRECTORY} {RATE} {DOMAIN} {SECRETS}/bridge_client_faults"
         )
 
-    def stop_client(self) -> None:
-        """Stop the client once it has got its answers."""
-        self.run("systemctl stop bridge-faults-client.service", check=False)
-
-    def phase(self, name: str) -> None:
-        """Name the events from here on."""
-        self.run(f"echo {name} > {DIRECTORY}/phase.new && mv {DIRECTORY}/phase.new {DIRECTORY}/phase")
-
-    def lines(self, name: str) -> list[list[str]]:
-        """Return the lines of a file of the client or the sink, split into words."""
-        return [line.split() for line in self.run(f"cat {DIRECTORY}/{name}").splitlines()]
-
-    def acknowledged(self, phase: str) -> int:
-        """Return how many events of a phase the bridge has accepted."""
-        return sum(words[0].startswith(f"bf-{phase}-") for words in self.lines("acknowledged"))
-
-    def wait_for(self, phase: str, more: int, seconds: float = 120) -> None:
-        """Wait until so many more events of a phase are accepted."""
-        wanted = self.acknowledged(phase) + more
-        until(lambda: self.acknowledged(phase) >= wanted, seconds, f"{wanted} accepted events in phase {phase}")
-
     # --- faults ----------------------------------------------------------------------------------------------------
-
-    def kill(self, *units: str) -> None:
-        """Kill all processes of units; systemd has to start them again by itself."""
-        for unit in units:
-            self.run(f"systemctl kill --signal=SIGKILL {unit}")
-
-    def kill_postgres(self) -> None:
-        """Kill PostgreSQL's first process only, as the kernel would."""
-        self.run("kill -9 $(systemctl show --property MainPID --value postgresql@17-main.service)")
 
     def pause_broker(self) -> None:
         """Have the broker hang for some seconds, as on a cut network: connections stay and nobody answers."""
         self.run("systemctl kill --signal=SIGSTOP n8n-pulsar-broker.service")
         self.wait_for("hang", 15)
         self.run("systemctl kill --signal=SIGCONT n8n-pulsar-broker.service")
-
-    def converge(self) -> None:
-        """Converge with a changed setting, so that every process of the bridge is restarted."""
-        directory = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
-        done = subprocess.run(
-            ["ansible-playbook", "-i", directory / "inventory", HERE / "reconverge.yml"],
-            env={**os.environ, "ANSIBLE_CONFIG": str(directory / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:]
 
     # --- the reckoning ---------------------------------------------------------------------------------------------
 
@@ -234,11 +176,3 @@ FAULTS: dict[str, Fault] = {
     "postgres": Platform.kill_postgres,
     "webhook": lambda platform: platform.kill("n8n-webhook@1.service", "n8n-webhook@2.service"),
 }
-
-
-def table(rows: Iterable[Row]) -> str:
-    """Return rows as a table."""
-    columns = ("phase", "sent", "acknowledged", "retried", "once", "lost", "cut", "twice")
-    lines = ["  ".join(f"{column:>12}" for column in columns)]
-    lines += ["  ".join(f"{getattr(row, column):>12}" for column in columns) for row in rows]
-    return "\n".join(lines)

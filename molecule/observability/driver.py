@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from molecule.faults.driver import Platform
+from molecule.host import Host
 from molecule.waiting import until
 
 HERE = Path(__file__).parent
@@ -47,7 +47,7 @@ class Answer:
         return json.loads(self.body)
 
 
-class Stack(Platform):
+class Stack(Host):
     """The platform with its monitoring."""
 
     def __init__(self, container: str = "") -> None:
@@ -58,7 +58,7 @@ class Stack(Platform):
     def prepare(self) -> None:
         """Bring what asks, and the workflows, and wait until those answer."""
         for name, target in (("ask.py", "/srv/ask.py"), ("workflows.json", "/srv/n8n/exports/obs.json")):
-            subprocess.run(["docker", "cp", "-q", HERE / "files" / name, f"{self.container}:{target}"], check=True)
+            self.copy(HERE / "files" / name, target)
         self.run("chmod 644 /srv/n8n/exports/obs.json; n8n import:workflow --input=/srv/n8n/exports/obs.json")
         for workflow in WORKFLOWS:
             self.run(f"n8n publish:workflow --id={workflow}")

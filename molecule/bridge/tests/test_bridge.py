@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from molecule.bridge.api import SECRETS, Api, shell
+from molecule.bridge.api import SECRETS, Api
+from molecule.host import Host
 from molecule.waiting import until
 
 PROCESSES = [f"n8n-bridge-{kind}@{number}.service" for kind in ("api", "consumer") for number in (1, 2)]
@@ -20,7 +21,7 @@ SETTINGS = "/etc/n8n-platform/bridge"
 SCHEMA_LOCK = 0x6E386E5F6272
 
 
-run = shell("n8n-platform-bridge")
+run = Host("n8n-platform-bridge").run
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from molecule.breaking import table
 from molecule.bridge.api import Api
-from molecule.bridge_faults.driver import DIRECTORY, FAULTS, Platform, Row, table
+from molecule.bridge_faults.driver import DIRECTORY, FAULTS, Platform, Row
 from molecule.waiting import until
 
 # Where n8n died, the claim has to run out first, several times on a busy machine.

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from molecule.faults.driver import FAULTS, Platform, Row, table
+from molecule.breaking import table
+from molecule.faults.driver import FAULTS, Platform, Row
 from molecule.waiting import until
 
 # The promise.
@@ -29,21 +30,20 @@ def reckoning(platform: Platform, request: pytest.FixtureRequest) -> dict[str, R
     """Break everything once under load, wait until the platform has settled it, return the rows by fault."""
     platform.phase("none")
     platform.start_client()
-    platform.acknowledge("none", 10)
+    platform.wait_for("none", 10)
     for name, inject in FAULTS.items():
         platform.phase(name)
-        platform.acknowledge(name, 6)
+        platform.wait_for(name, 6)
         inject(platform)
-        platform.acknowledge(name, 25, seconds=240)
+        platform.wait_for(name, 20, seconds=240)
     platform.phase("converge")
-    platform.acknowledge("converge", 6)
+    platform.wait_for("converge", 6)
     platform.converge()
-    platform.acknowledge("converge", 25)
+    platform.wait_for("converge", 20)
     platform.phase("power")
-    platform.acknowledge("power", 15)
+    platform.wait_for("power", 15)
     platform.power_cut()
-    platform.start_client()
-    platform.acknowledge("power", 25)
+    platform.wait_for("power", 10)
     platform.stop_client()
     try:
         seconds = until(platform.settled, SETTLE_SECONDS, "every acknowledged id succeeded or is listed", every=5)

@@ -63,6 +63,14 @@ def test_lines_of_n8n_are_found_by_execution_and_level(say: Any, logs: Any) -> N
     assert logs(f'{{service_name="n8n-worker"}} | json | metadata_executionId="{execution}"')
 
 
+def test_lines_of_the_bridge_are_found_by_event_execution_and_trace(say: Any, logs: Any) -> None:
+    event, execution, trace = secrets.token_hex(16), secrets.token_hex(16), secrets.token_hex(16)
+    line = {"level": "warning", "message": "delivered", "event_id": event, "execution_id": execution, "trace_id": trace}
+    say("n8n-bridge-consumer@1.service", json.dumps(line))
+    query = f'event_id="{event}" | execution_id="{execution}" | trace_id="{trace}" | detected_level="warn"'
+    assert logs(f'{{service_name="bridge"}} | {query}')
+
+
 @pytest.mark.parametrize(("status", "level"), [(200, "info"), (404, "warn"), (503, "error")])
 def test_access_lines_are_a_class_of_their_own_and_name_their_trace(
     say: Any, logs: Any, status: int, level: str

@@ -279,6 +279,21 @@ def test_the_table_names_everything(config: Config, fake: FakeHost) -> None:
     assert nothing.problems
 
 
+def test_a_backup_under_way_is_waited_for(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def busy(command: Any, **_: Any) -> str:
+        calls.append(str(command))
+        if len(calls) == 1:
+            raise BackupError("pgbackrest failed (exit code 50): unable to acquire lock on file")
+        raise BackupError("pgbackrest failed (exit code 82): unable to reach it")
+
+    monkeypatch.setattr(restore_host, "POLL_SECONDS", 0)
+    with pytest.raises(BackupError, match="82"):
+        Host(fake.layout(), "n8n", busy).pgbackrest("backup")
+    assert len(calls) == 2
+
+
 def test_settings_are_read_or_explained(tmp_path: Path) -> None:
     path = tmp_path / "restore.json"
     with pytest.raises(UnusableError, match="The role restore writes it"):

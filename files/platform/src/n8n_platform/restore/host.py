@@ -27,6 +27,9 @@ STAMP = "%Y%m%dT%H%M%SZ"
 FATAL = re.compile(r"(?:FATAL|PANIC|P00 +ERROR): +(.*)")
 NOT_REACHED = "recovery ended before configured recovery target was reached"
 POLL_SECONDS = 0.5
+# What pgBackRest returns while another one of its processes is at work on the same stanza, and how long that may take.
+LOCK_HELD = "(exit code 50)"
+LOCK_SECONDS = 1800
 # Counts rows in one statement. Names are those of a manifest: only tables outside public carry their schema.
 COUNT = """
     SELECT json_object_agg(name, CASE WHEN relation IS NULL THEN -1 ELSE
@@ -234,9 +237,18 @@ class Host:
     # --- pgBackRest ----------------------------------------------------------------------------------------------
 
     def pgbackrest(self, *words: str, timeout: float | None = None) -> str:
-        """Run pgBackRest and return what it printed."""
-        command = ("pgbackrest", f"--stanza={self.stanza}", "--log-level-console=warn", *words)
-        return self.run(Command(command, user="postgres"), timeout=timeout)
+        """Run pgBackRest and return what it printed; another backup under way is waited for."""
+        command = Command(
+            ("pgbackrest", f"--stanza={self.stanza}", "--log-level-console=warn", *words), user="postgres"
+        )
+        end = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return self.run(command, timeout=timeout)
+            except BackupError as error:
+                if LOCK_HELD not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def info(self, repo: int) -> str:
         """Return what one repository holds, as JSON."""
