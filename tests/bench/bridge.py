@@ -208,6 +208,41 @@ def added_latency(say: Say, seconds: float, rate: float) -> dict[str, Any]:
     return {"rate_per_s": rate, "runs": runs, "added_p99_ms": round(single - direct, 2)}
 
 
+def tracing_cost(say: Say, seconds: float) -> dict[str, Any]:
+    """Measure single events with and without traces, in turn; everything else stays as it is."""
+    path = f"{CONFIG}/settings.json"
+    before = host.run("cat", path)
+    without = json.loads(before)
+    without["tracing"] = {**without.get("tracing", {}), "endpoint": ""}
+    texts = {"with": before, "without": json.dumps(without)}
+    rates: dict[str, list[float]] = {name: [] for name in texts}
+    try:
+        for _ in range(TURNS):
+            for name, text in texts.items():
+                host.run("sh", "-c", f"cat > {path}", text=text)
+                restart_api()
+                drive("single", seconds=2, connections=32)
+                rates[name].append(drive("single", seconds=seconds, connections=32)["per_s"])
+                say(f"  single, {name} traces: {rates[name][-1]:.0f}/s")
+    finally:
+        host.run("sh", "-c", f"cat > {path}", text=before)
+        restart_api()
+    return {
+        "per_s": {name: spread(many) for name, many in rates.items()},
+        "ratio": ratio(rates["with"], rates["without"]),
+    }
+
+
+def restart_api() -> None:
+    """Restart the processes that take events, and wait until they do."""
+    units = host.service_units("n8n-bridge-api@*")
+    host.run("systemctl", "restart", *units)
+    base = settings()["api"]["ops_base"]
+    for number in range(1, len(units) + 1):
+        ready = f"http://127.0.0.1:{base + number}/health/ready"
+        host.run("curl", "-sf", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", "-o", "/dev/null", ready)
+
+
 def end_to_end(say: Say, seconds: float) -> dict[str, Any]:
     """Measure the time from acceptance to n8n's answer at light load."""
     before = answer_seconds()
@@ -293,8 +328,11 @@ def measure(say: Say, seconds: float = 8.0) -> dict[str, Any] | str:
     with prepared():
         drive("single", seconds=3)
         found = publishing(say, seconds)
-        maximum = found["per_s"]["bridge, single"]["median"]
+        # With consumers and all else at work, as it is in use.
+        maximum = spread([drive("single", seconds=seconds, connections=32)["per_s"] for _ in range(TURNS)])["median"]
         found["latency"] = added_latency(say, seconds, round(maximum / 2))
+        wait_until_worked_off(300)
+        found["tracing"] = tracing_cost(say, seconds)
         wait_until_worked_off(300)
         found["end_to_end"] = end_to_end(say, 30)
         found["memory_mib"] = {

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from n8n_platform.bridge.api.limits import Bucket, Limiter
+from n8n_platform.bridge.api.limits import Limiter
 from n8n_platform.bridge.api.problems import KINDS, Problem, pointer
+from n8n_platform.bridge.bucket import Bucket
 from n8n_platform.bridge.settings import Limits, Tenant
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform.bridge import ids, settings, telemetry
 from n8n_platform.bridge.ops import Health, OpsServer, notify
+from n8n_platform.bridge.sampling import LimitedSampler
 from n8n_platform.bridge.settings import SettingsError
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, Counter
@@ -201,6 +202,30 @@ def test_a_trace_that_is_not_kept_stays_unkept(tmp_path: Path) -> None:
         assert span.traceparent is not None
         assert span.traceparent.endswith("-00")
     assert exporter.get_finished_spans() == ()
+
+
+def test_new_traces_are_limited_and_others_go_on(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    tracing = telemetry.Tracing(configured(tmp_path, tracing={"per_second": 3}), "bridge", "1", exporter=exporter)
+    for _ in range(50):
+        with tracing.span("new", "server"):
+            pass
+    assert 3 <= len(exporter.get_finished_spans()) <= 4
+    exporter.clear()
+    for _ in range(50):
+        with tracing.span("known", "server", TRACE):
+            pass
+    assert len(exporter.get_finished_spans()) == 50
+
+
+def test_a_limit_is_one_of_a_second() -> None:
+    now = [0.0]
+    sampler = LimitedSampler(1.0, 2, clock=lambda: now[0])
+    kept = [sampler.should_sample(None, number, "x").decision.is_sampled() for number in range(3)]
+    now[0] = 0.5
+    assert [*kept, sampler.should_sample(None, 4, "x").decision.is_sampled()] == [True, True, False, True]
+    assert sampler.get_description() == "LimitedSampler{TraceIdRatioBased{1.0},2/s}"
+    assert not LimitedSampler(0.0, 2).should_sample(None, 1, "x").decision.is_sampled()
 
 
 def test_without_a_collector_traces_are_passed_on(tmp_path: Path) -> None:

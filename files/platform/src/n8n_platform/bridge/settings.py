@@ -153,10 +153,14 @@ class N8n(Section, frozen=True):
 
 
 class Tracing(Section, frozen=True):
-    """Where spans go (base of OTLP/HTTP; empty: nowhere) and which share of traces that begin here is kept."""
+    """Where spans go (base of OTLP/HTTP; empty: nowhere), and which share of the traces that begin here is kept.
+
+    ``per_second``: no more than so many by each process. A trace that began elsewhere is always gone on with.
+    """
 
     endpoint: str = ""
     ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    per_second: Annotated[float, msgspec.Meta(gt=0)] = 20.0
 
 
 class Processes(Section, frozen=True):

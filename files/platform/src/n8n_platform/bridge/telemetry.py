@@ -21,6 +21,8 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-
 # Attributes every log record has; all others came as `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+# Made once: ``json.dumps`` makes one for each call that sets anything.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _CONTEXT: ContextVar[Mapping[str, str]] = ContextVar("bridge_log_context", default={})  # noqa: B039  (never changed)
 
 
@@ -58,7 +60,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        text = json.dumps(line, ensure_ascii=False, default=str)
+        text = _ENCODE(line)
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}" if self.journal else text
 
 
@@ -66,6 +68,9 @@ def configure_logging(service: str, instance: str, level: str = "info") -> None:
     """Send all logs to the standard error output as JSON lines; replaces what was configured before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service, instance, journal="JOURNAL_STREAM" in os.environ))
+    # What no line here says need not be found out (https://docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "alembic", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -126,8 +131,10 @@ class Tracing:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor  # noqa: PLC0415
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
+        from opentelemetry.sdk.trace.sampling import ParentBased  # noqa: PLC0415
         from opentelemetry.trace import SpanKind  # noqa: PLC0415
+
+        from n8n_platform.bridge.sampling import LimitedSampler  # noqa: PLC0415
 
         resource = {
             "service.name": service,
@@ -135,7 +142,8 @@ class Tracing:
             "deployment.environment": settings.environment,
         }
         self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(settings.tracing.ratio)), resource=Resource(resource)
+            sampler=ParentBased(LimitedSampler(settings.tracing.ratio, settings.tracing.per_second)),
+            resource=Resource(resource),
         )
         if exporter is None:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415

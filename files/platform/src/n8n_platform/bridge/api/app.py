@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -59,19 +60,41 @@ async def _failed(request: Request, error: Exception) -> Response:
     return hot.problem_response(Problem("internal", "The bridge has failed; its log has the reason."))
 
 
-class Shield:
-    """The outermost layer: what broke goes to the log, once; the client has got a problem by then."""
+async def answered(handler: hot.Handler, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request by its handler alone; what breaks is answered as it is elsewhere, and raised."""
+    request = Request(scope, receive)
+    try:
+        response = await handler(request)
+    except Exception as error:
+        if not isinstance(error, db.UNAVAILABLE):
+            await (await _failed(request, error))(scope, receive, send)
+            raise
+        response = await _problem(request, error)
+    await response(scope, receive, send)
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class Shield:
+    """The outermost layer: what broke goes to the log, once; the client has got a problem by then.
+
+    ``often`` are the requests (method, path) there are many of; they go straight to their handlers, which saves a
+    quarter of what one costs.
+    """
+
+    def __init__(self, app: ASGIApp, often: Mapping[tuple[str, str], hot.Handler]) -> None:
         self.app = app
+        self.often = often
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        handler = self.often.get((scope["method"], scope["path"]))
         try:
-            await self.app(scope, receive, send)
+            if handler is None:
+                await self.app(scope, receive, send)
+            else:
+                await answered(handler, scope, receive, send)
         except Exception:
             LOG.exception("a request failed", extra={"method": scope["method"], "path": scope["path"]})
 
@@ -95,8 +118,10 @@ def build(
     )
     app.state.services = services
     handlers = hot.HotRoutes(services.publisher, services.authenticator, settings.limits, tracing, metrics)
-    app.add_route(f"{PREFIX}/publish", handlers.publish, methods=["POST"], include_in_schema=False)
-    app.add_route(f"{PREFIX}/publish/batch", handlers.publish_batch, methods=["POST"], include_in_schema=False)
+    often = {"/publish": handlers.publish, "/publish/batch": handlers.publish_batch}
+    for path, handler in often.items():
+        # For what comes with another method; see Shield.
+        app.add_route(PREFIX + path, handler, methods=["POST"], include_in_schema=False)
     app.include_router(events.api, prefix=PREFIX)
     app.include_router(oauth.router(accounts, issuer), prefix=f"{PREFIX}/oauth")
     for kind in (Problem, RequestValidationError, HTTPException, *db.UNAVAILABLE):
@@ -113,4 +138,4 @@ def build(
 
     app.add_route(f"{PREFIX}/openapi.json", describe, methods=["GET"], include_in_schema=False)
     app.add_route(f"{PREFIX}/docs", documentation, methods=["GET"], include_in_schema=False)
-    return Shield(app)
+    return Shield(app, {("POST", PREFIX + path): handler for path, handler in often.items()})

@@ -9,30 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 from n8n_platform.bridge.api.problems import Problem
+from n8n_platform.bridge.bucket import Bucket
 from n8n_platform.bridge.settings import Limits, Tenant
 
 Used = dict[str, tuple[int, int]]
 AddUsage = Callable[[date, Mapping[str, tuple[int, int]]], Awaitable[Used]]
-
-
-class Bucket:
-    """A token bucket: ``rate`` events a second, ``burst`` at once; a batch may overdraw it, the next then waits."""
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self.rate = rate
-        self.burst = burst
-        self.level = burst
-        self.at = now
-
-    def take(self, count: int, now: float) -> float:
-        """Take tokens and return 0, or return after how many seconds they will be there."""
-        self.level = min(self.burst, self.level + (now - self.at) * self.rate)
-        self.at = now
-        needed = min(float(count), self.burst)
-        if self.level >= needed:
-            self.level -= count
-            return 0.0
-        return (needed - self.level) / self.rate
 
 
 class Limiter:
