@@ -21,6 +21,7 @@ from n8n_platform.bridge.ops import Health, OpsServer, notify
 from n8n_platform.bridge.sampling import LimitedSampler
 from n8n_platform.bridge.settings import SettingsError
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision
 from prometheus_client import CollectorRegistry, Counter
 
 MINIMAL: dict[str, Any] = {
@@ -221,11 +222,15 @@ def test_new_traces_are_limited_and_others_go_on(tmp_path: Path) -> None:
 def test_a_limit_is_one_of_a_second() -> None:
     now = [0.0]
     sampler = LimitedSampler(1.0, 2, clock=lambda: now[0])
-    kept = [sampler.should_sample(None, number, "x").decision.is_sampled() for number in range(3)]
+
+    def kept(times: int) -> list[bool]:
+        return [sampler.should_sample(None, 1, "x").decision is Decision.RECORD_AND_SAMPLE for _ in range(times)]
+
+    assert kept(3) == [True, True, False]
     now[0] = 0.5
-    assert [*kept, sampler.should_sample(None, 4, "x").decision.is_sampled()] == [True, True, False, True]
+    assert kept(2) == [True, False]
     assert sampler.get_description() == "LimitedSampler{TraceIdRatioBased{1.0},2/s}"
-    assert not LimitedSampler(0.0, 2).should_sample(None, 1, "x").decision.is_sampled()
+    assert LimitedSampler(0.0, 2).should_sample(None, 1, "x").decision is Decision.DROP
 
 
 def test_without_a_collector_traces_are_passed_on(tmp_path: Path) -> None:
