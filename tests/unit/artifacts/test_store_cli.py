@@ -28,7 +28,8 @@ def arguments(shop: Shop, *rest: str) -> list[str]:
 
 
 def start(shop: Shop, *rest: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "artifacts.store", *arguments(shop, *rest)]
+    # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "artifacts.store", *arguments(shop, *rest)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
