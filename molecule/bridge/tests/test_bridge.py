@@ -308,11 +308,17 @@ def test_the_loss_of_pulsars_disks_loses_no_event(api: Api, play: Callable[..., 
     result = play("pulsar.yml")
     assert result.returncode == 0, result.stdout
     run(f"systemctl start {consumers}")
-    assert f"{len(events)} events are in the outbox again" in run("n8n-platform events resend --tenant shop")
+    # Events of the last minute are still on their way, as far as it knows.
+    sent: list[int] = []
+
+    def resent() -> bool:
+        sent.append(int(run("n8n-platform events resend --tenant shop").split()[0]))
+        return sum(sent) == len(events)
+
+    until(resent, 90, "all of them are sent again", every=5)
     for event in events:
         api.wait("shop", event, "done", 60)
     assert [executions(uid) for uid in uids] == [1] * len(uids)
-    assert "0 events" in run("n8n-platform events resend")
 
 
 def test_each_process_stays_small() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from n8n_platform.bridge import routes_file
 from n8n_platform.bridge.api import app
 from n8n_platform.bridge.api.accounts import Account, Accounts
 from n8n_platform.bridge.api.auth import Authenticator, TokenIssuer
@@ -22,7 +23,6 @@ from n8n_platform.bridge.api.publishing import Publisher
 from n8n_platform.bridge.broker import NotStoredError
 from n8n_platform.bridge.metrics import PublishMetrics
 from n8n_platform.bridge.outbox import Backlog
-from n8n_platform.bridge.routing import Routes
 from n8n_platform.bridge.settings import Database, Limits, N8n, Pulsar, Settings
 from n8n_platform.bridge.signing import Keyring
 from n8n_platform.bridge.store import Claim, NewEvent, Stored
@@ -175,7 +175,7 @@ class FixedRoutes:
     def __init__(self, directory: Path) -> None:
         path = directory / "routes.yml"
         path.write_text(ROUTES)
-        self.current = Routes.load(path)
+        self.current = routes_file.load(path)
 
 
 class Bench:

@@ -12,13 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from n8n_platform.bridge.ids import dead_letter_topic, pulsar_topic
-from n8n_platform.bridge.routes_file import load, parse
+from n8n_platform.bridge.routes_file import RouteFile, load, parse
 from n8n_platform.bridge.routing import (
     Backoff,
     NoRouteError,
     Pattern,
     Route,
-    RouteFile,
     Routes,
     RoutesError,
     topic_name,
@@ -62,7 +61,7 @@ def problem(text: str) -> str:
 
 
 def test_the_example_is_right() -> None:
-    routes = Routes.load(EXAMPLE)
+    routes = load(EXAMPLE)
     assert routes.decide("acme", "order.created").name == "orders"
     report = routes.decide("acme", "report.daily", "sales-report")
     assert (report.name, report.path("acme", "report.daily", "sales-report")) == ("reports", "/webhook/sales-report")
@@ -207,7 +206,7 @@ def test_files_that_are_no_routes_are_refused(tmp_path: Path, content: bytes) ->
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RoutesError, match=r"routes\.yml:1: cannot be read: No such file"):
-        Routes.load(tmp_path / "routes.yml")
+        load(tmp_path / "routes.yml")
 
 
 @given(st.lists(NAMES, min_size=3, max_size=5))

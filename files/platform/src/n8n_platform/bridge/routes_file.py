@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,50 @@ def load(path: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> Routes:
         raise RoutesError(str(path), [(1, f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         raise RoutesError(str(path), [(content[: error.start].count(b"\n") + 1, "not UTF-8")]) from error
+
+
+class RouteFile:
+    """The routes of a file that may change at any time: a good new version counts within a second, a bad one never.
+
+    ``told`` is called after each reading: with None, or with the error that kept the old version in force.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        told: Callable[[RoutesError | None], None] = lambda error: None,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = 1.0,
+    ) -> None:
+        self.path, self.told, self.clock, self.every_s = path, told, clock, every_s
+        self._looked = clock()
+        self._seen = self._stamp()
+        self._routes = load(path)
+        told(None)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    @property
+    def current(self) -> Routes:
+        """The routes in force; looks at the file's time when the last look is a second ago."""
+        now = self.clock()
+        if now - self._looked >= self.every_s:
+            self._looked = now
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._seen = stamp
+                self._read()
+        return self._routes
+
+    def _read(self) -> None:
+        try:
+            self._routes = load(self.path)
+        except RoutesError as error:
+            self.told(error)
+        else:
+            self.told(None)

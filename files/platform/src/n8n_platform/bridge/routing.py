@@ -7,14 +7,11 @@ or straight from the database: ``queue``), which webhook of n8n it calls, and ho
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
-from pathlib import Path
 from urllib.parse import quote
 
 TOPIC = re.compile(r"[a-z0-9_-]+\.[a-z0-9_-]+(\.[a-z0-9_-]+)+")
@@ -132,14 +129,6 @@ class Routes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {route.name: route for route in self.routes})
 
-    @classmethod
-    def load(cls, path: Path | str) -> Routes:
-        """Read the file; raise :class:`RoutesError` with all problems and their lines."""
-        # Imported here because it needs what is defined above.
-        from n8n_platform.bridge import routes_file  # noqa: PLC0415
-
-        return routes_file.load(Path(path))
-
     def decide(self, tenant: str, type: str, workflow: str | None = None) -> Route:  # noqa: A002
         """Return the first route that takes an event; raise :class:`NoRouteError` when none does or it lacks a name."""
         for route in self.routes:
@@ -155,50 +144,3 @@ class Routes:
     def topics(self) -> list[str]:
         """The short names of all topics, sorted."""
         return sorted({route.topic for route in self.routes if route.topic})
-
-
-class RouteFile:
-    """The routes of a file that may change at any time: a good new version counts within a second, a bad one never.
-
-    ``told`` is called after each reading: with None, or with the error that kept the old version in force.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        told: Callable[[RoutesError | None], None] = lambda error: None,
-        clock: Callable[[], float] = time.monotonic,
-        every_s: float = 1.0,
-    ) -> None:
-        self.path, self.told, self.clock, self.every_s = path, told, clock, every_s
-        self._looked = clock()
-        self._seen = self._stamp()
-        self._routes = Routes.load(path)
-        told(None)
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
-    @property
-    def current(self) -> Routes:
-        """The routes in force; looks at the file's time when the last look is a second ago."""
-        now = self.clock()
-        if now - self._looked >= self.every_s:
-            self._looked = now
-            stamp = self._stamp()
-            if stamp != self._seen:
-                self._seen = stamp
-                self._read()
-        return self._routes
-
-    def _read(self) -> None:
-        try:
-            self._routes = Routes.load(self.path)
-        except RoutesError as error:
-            self.told(error)
-        else:
-            self.told(None)

@@ -42,7 +42,7 @@ class Ledger(Protocol):
 
 
 class RouteSource(Protocol):
-    """What is needed of :class:`routing.RouteFile`."""
+    """What is needed of :class:`routes_file.RouteFile`."""
 
     @property
     def current(self) -> Routes:

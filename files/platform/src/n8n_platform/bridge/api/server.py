@@ -27,7 +27,8 @@ from n8n_platform.bridge.maintain import make_partitions
 from n8n_platform.bridge.metrics import BrokerMetrics, ProcessMetrics, PublishMetrics, RouteMetrics
 from n8n_platform.bridge.ops import Health, OpsServer, notify
 from n8n_platform.bridge.outbox import Outbox, forever
-from n8n_platform.bridge.routing import Route, RouteFile, RoutesError
+from n8n_platform.bridge.routes_file import RouteFile
+from n8n_platform.bridge.routing import Route, RoutesError
 from n8n_platform.bridge.settings import Settings, SettingsError
 from n8n_platform.bridge.signing import Keyring
 from n8n_platform.bridge.store import EventStore

@@ -27,7 +27,8 @@ from n8n_platform.bridge.consumer.scheduler import Scheduler
 from n8n_platform.bridge.deliveries import Deliveries, End, Event, Known, Wish, transient
 from n8n_platform.bridge.metrics import BrokerMetrics, DeliveryMetrics, ProcessMetrics, RouteMetrics
 from n8n_platform.bridge.ops import Health, OpsServer, notify
-from n8n_platform.bridge.routing import RouteFile, RoutesError
+from n8n_platform.bridge.routes_file import RouteFile
+from n8n_platform.bridge.routing import RoutesError
 from n8n_platform.bridge.settings import Settings, SettingsError
 from n8n_platform.bridge.telemetry import Tracing, configure_logging
 
