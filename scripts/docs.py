@@ -113,20 +113,33 @@ def role_page(role: str) -> str:
     return tidy(lines)
 
 
-def module_section(path: Path) -> list[str]:
-    """Return what a module's DOCUMENTATION says."""
-    constants = {
+def constants(path: Path) -> dict[str, str]:
+    """Return the texts a file assigns to names, in its classes as well."""
+    return {
         target.id: str(node.value.value)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    about = yaml.safe_load(constants.get("DOCUMENTATION", "")) or {}
+
+
+def documentation(path: Path) -> dict[str, Any]:
+    """Return a file's DOCUMENTATION, with the options of the fragments it extends."""
+    about: dict[str, Any] = yaml.safe_load(constants(path).get("DOCUMENTATION", "")) or {}
+    for name in about.get("extends_documentation_fragment", []):
+        shared = documentation(ROOT / "plugins" / "doc_fragments" / f"{name.rpartition('.')[2]}.py")
+        about["options"] = {**about.get("options", {}), **shared.get("options", {})}
+    return about
+
+
+def module_section(path: Path) -> list[str]:
+    """Return what a module's DOCUMENTATION says."""
+    about = documentation(path)
     lines = [f"### {path.stem}", "", prose(about.get("description") or about.get("short_description")), ""]
     lines += inner_options(about.get("options"), 0)
-    if constants.get("EXAMPLES"):
-        lines += ["", "```yaml", constants["EXAMPLES"].strip(), "```"]
+    if examples := constants(path).get("EXAMPLES"):
+        lines += ["", "```yaml", examples.strip(), "```"]
     return [*lines, ""]
 
 

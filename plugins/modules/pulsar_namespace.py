@@ -32,15 +32,7 @@ options:
       max_unacked_per_subscription: {description: "Messages all its consumers may hold.", type: int}
       permissions: {description: "Actions (C(produce), C(consume)) by role; other roles have none.", type: dict}
       subscription_roles: {description: Roles that alone may use a subscription., type: dict}
-  url: {description: Address of the broker's HTTP service., type: str, required: true}
-  token_file: {description: File with the token of a role that may administer the cluster., type: path, required: true}
-  ca_file: {description: Certificates that prove the broker is the right one., type: path}
-  timeout: {description: Seconds for which a request is repeated while the broker is not ready., type: int, default: 60}
-author:
-  - The dealscale.n8n_platform authors (@dealscale)
-attributes:
-  check_mode: {support: full}
-  diff_mode: {support: full}
+extends_documentation_fragment: [dealscale.n8n_platform.pulsar]
 """
 
 EXAMPLES = r"""
