@@ -369,7 +369,7 @@ def test_the_guard(look: Look, host: Path, fake_command: Any) -> None:
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        ({"age": 900}, "error The guard of executions has not finished a pass for 900 s."),
+        ({"age": 900}, "error The guard of executions has not finished a pass for 90"),
         (
             {"lost": 3},
             "error 3 accepted executions did not come to an end, with their payload. -> n8n-platform executions",
