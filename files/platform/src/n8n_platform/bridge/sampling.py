@@ -17,7 +17,7 @@ from n8n_platform.bridge.bucket import Bucket
 class LimitedSampler(Sampler):
     """Keeps a share of all traces, and no more than ``per_second``.
 
-    At light load every event can be followed; at full load spans would cost a quarter of the throughput.
+    At light load every event can be followed; at full load spans cost a quarter to a third of the throughput.
     """
 
     def __init__(self, ratio: float, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from n8n_platform.backup import pipeline
+from n8n_platform.backup import pipeline, watch
 from n8n_platform.backup.errors import BackupError, UnusableError
 from n8n_platform.backup.pipeline import Command
 from n8n_platform.restore.points import known_migrations
@@ -28,7 +28,7 @@ FATAL = re.compile(r"(?:FATAL|PANIC|P00 +ERROR): +(.*)")
 NOT_REACHED = "recovery ended before configured recovery target was reached"
 POLL_SECONDS = 0.5
 # What pgBackRest returns while another one of its processes is at work on the same stanza, and how long that may take.
-LOCK_HELD = "(exit code 50)"
+LOCK_HELD = f"(exit code {watch.LOCK_HELD})"
 LOCK_SECONDS = 1800
 # Counts rows in one statement. Names are those of a manifest: only tables outside public carry their schema.
 COUNT = """
